@@ -1,0 +1,30 @@
+# make demo   pretrain a tiny model and look at what it learnt (AUDIO=/folder: on your own recordings)
+# make test   run the tests
+# make lint   check style, format and types
+# make clean  remove what the others made
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+
+install: .venv/installed
+
+.venv/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m mae_ast_fairseq.demo $(if $(AUDIO),--audio '$(AUDIO)')
+
+test: install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis outputs multirun demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,44 @@
+"""Installs mae_ast_fairseq and its one command, `mae-ast`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mae_ast_fairseq" / "__init__.py").read_text())[1]
+
+# ve-fairseq is the maintained build of fairseq 0.12 (import name `fairseq`). It has wheels for CPython 3.11 and
+# 3.12 on Linux x86_64; elsewhere bring your own build of fairseq >= 0.12.
+FAIRSEQ = (
+    "ve-fairseq==0.12.3; sys_platform == 'linux' and platform_machine == 'x86_64' "
+    "and implementation_name == 'cpython' and python_version < '3.13'"
+)
+
+setup(
+    name="mae_ast_fairseq",
+    version=VERSION,
+    description="MAE-AST, the Masked Autoencoding Audio Spectrogram Transformer, as a fairseq plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["mae_ast_fairseq", "mae_ast_fairseq.*"]),
+    package_data={"mae_ast_fairseq": ["py.typed"]},
+    install_requires=[
+        FAIRSEQ,
+        "hydra-core>=1.3",
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "tensorboard>=2.16",
+        "torch>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "plot": ["matplotlib>=3.8"],
+        "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+    },
+    entry_points={"console_scripts": ["mae-ast = mae_ast_fairseq.cli:main"]},
+)
