@@ -1,0 +1,164 @@
+"""`mae-ast manifest`: write the manifests of a folder of audio files, and list what cannot be trained on."""
+
+import argparse
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
+from mae_ast_fairseq.data.scan import (
+    EXTENSIONS,
+    MIN_SECONDS,
+    Rejected,
+    find_audio,
+    scan,
+    split_side,
+    write_rejected,
+)
+from mae_ast_fairseq.errors import AudioError, ConfigError
+
+HELP = "Write train.tsv, valid.tsv and rejected.tsv for a folder of audio files."
+EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("folder", type=Path, help=f"folder of audio files ({', '.join(EXTENSIONS)})")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the manifests; made if absent")
+    parser.add_argument(
+        "--valid",
+        default="0.05",
+        help="fraction of the files for valid.tsv, drawn by a hash of each path (0: no valid.tsv), or a text "
+        "file that lists them, one path a line, relative to the folder (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=1337, help="seed of that hash (default: %(default)s)")
+    parser.add_argument(
+        "--min-seconds", type=float, default=MIN_SECONDS, help="reject shorter files (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="probing processes (default: one a core, %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Probe the folder, write the manifests, print what they hold."""
+    root = args.folder.resolve()
+    fraction, listed = _read_valid(args.valid)
+    if args.seed < 0 or args.workers < 1 or not args.min_seconds >= 0:
+        raise ConfigError("--seed and --min-seconds must not be negative, and --workers must be at least 1")
+    paths = find_audio(root)
+    if not paths:
+        raise ConfigError(f"{root}: no audio files below it; expected {', '.join(EXTENSIONS)}; check the path")
+    _check_listed(args.valid, listed, set(paths))
+    _prepare(args.out, has_valid=bool(listed) or fraction > 0)
+
+    accepted, rejected = scan(root, min_seconds=args.min_seconds, num_workers=args.workers, paths=paths)
+    write_rejected(args.out / "rejected.tsv", rejected)
+    if not accepted:
+        raise AudioError(
+            f"{root}: none of its {len(rejected)} audio files can be trained on, the first for being "
+            f"{rejected[0].reason}; {args.out / 'rejected.tsv'} lists why; mend them or correct the folder"
+        )
+    splits = _divide(accepted, args.valid, fraction, listed, args.seed)
+    for split, rows in splits.items():
+        write_manifest(args.out / f"{split}.tsv", root, rows)
+    summary = _summarize(root, args.out, splits, rejected)
+    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
+    return 0
+
+
+def _read_valid(value: str) -> tuple[float, list[str]]:
+    """Return (fraction, []) or (0, listed paths)."""
+    try:
+        fraction = float(value)
+    except ValueError:
+        try:
+            text = Path(value).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"--valid {value}: neither a number nor a list that can be read ({error}); expected a "
+                "fraction such as 0.05, or a text file with one relative path a line"
+            ) from None
+        lines = text.removesuffix("\n").split("\n")
+        return 0.0, [line.removesuffix("\r") for line in lines]
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"--valid {value}: outside [0, 1); expected a fraction of the files, such as 0.05")
+    return fraction, []
+
+
+def _check_listed(list_path: str, listed: list[str], found: set[str]) -> None:
+    for number, name in enumerate(listed, start=1):
+        if name not in found:
+            raise ConfigError(
+                f"{list_path}:{number}: no audio file {name!r} in the folder; expected a path relative "
+                "to the folder, as `find . -printf '%P\\n'` prints; correct or delete the line"
+            )
+
+
+def _prepare(out: Path, has_valid: bool) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); expected a folder to write in") from None
+    if not os.access(out, os.W_OK):
+        raise ConfigError(f"--out {out}: may not be written; expected a folder to write in; choose another")
+    if not has_valid and (out / "valid.tsv").exists():
+        raise ConfigError(
+            f"{out / 'valid.tsv'}: there from an earlier run, and its files would now be in train.tsv too; "
+            "delete it or choose another --out"
+        )
+
+
+def _divide(
+    accepted: list[ManifestRow], valid: str, fraction: float, listed: list[str], seed: int
+) -> dict[str, list[ManifestRow]]:
+    """Put every file on its side; a side without files is an error."""
+    splits: dict[str, list[ManifestRow]] = {"train": [], "valid": []}
+    names = set(listed)
+    for row in accepted:
+        if listed:
+            side = "valid" if row.relative_path in names else "train"
+        else:
+            side = split_side(row.relative_path, fraction, seed)
+        splits[side].append(row)
+    if not listed and fraction == 0:
+        del splits["valid"]
+    for split, rows in splits.items():
+        if not rows:
+            raise ConfigError(
+                f"--valid {valid}: none of {len(accepted)} files fell to {split}.tsv; expected at least one; "
+                "choose another fraction or --seed, list the files, or give --valid 0 for train.tsv alone"
+            )
+    return splits
+
+
+def _summarize(root: Path, out: Path, splits: dict[str, list[ManifestRow]], rejected: list[Rejected]) -> dict[str, Any]:
+    return {
+        "root": str(root),
+        "out": str(out),
+        "splits": {
+            split: {
+                "files": len(rows),
+                "hours": round(sum(row.num_samples / row.sample_rate for row in rows) / 3600, 4),
+                "sample_rates": {str(r): n for r, n in sorted(Counter(row.sample_rate for row in rows).items())},
+            }
+            for split, rows in splits.items()
+        },
+        "rejected": dict(Counter(reason.split(":")[0] for _, reason in rejected).most_common()),
+    }
+
+
+def _as_table(summary: dict[str, Any]) -> str:
+    lines = [f"{'':10}{'files':>10}{'hours':>12}   files by sample rate"]
+    for split, part in summary["splits"].items():
+        rates = ", ".join(f"{number} at {rate} Hz" for rate, number in part["sample_rates"].items())
+        lines.append(f"{split:10}{part['files']:>10}{part['hours']:>12.2f}   {rates}")
+    reasons = ", ".join(f"{number} {reason}" for reason, number in summary["rejected"].items())
+    lines.append(f"{'rejected':10}{sum(summary['rejected'].values()):>10}{'':12}   {reasons}".rstrip())
+    return "\n".join([*lines, f"written to {summary['out']}"])

@@ -1,0 +1,1 @@
+"""Reading audio and manifests; the fairseq datasets are built on these modules."""

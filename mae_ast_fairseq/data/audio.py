@@ -1,0 +1,163 @@
+"""Decoding a crop of an audio file: mono, 16 kHz, float32, and no more of the file than the crop needs."""
+
+import math
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import soundfile as sf
+import soxr
+
+from mae_ast_fairseq.errors import AudioError
+
+SAMPLE_RATE = 16_000
+
+# What opening, seeking or reading raises: libsndfile's own errors, the system's, and what numpy and soundfile
+# make of a header that lies (an array of 2^63 samples, a RAW file without a rate).
+DECODING_ERRORS = (sf.SoundFileError, OSError, MemoryError, OverflowError, ValueError, TypeError)
+
+# libsndfile writes 2^63 - 1 where a header states no length (FLAC from a pipe); 10^14 samples are 198 years.
+MAX_SAMPLES = 10**14
+
+# libsndfile 1.2 seeks to the wrong sample in the last page of an Ogg Vorbis file. A page holds at most 255
+# packets of 1,024 samples, so whoever wants samples of the last 2^18 starts decoding before them.
+_VORBIS_TAIL_SAMPLES = 1 << 18
+
+# After a seek these decoders have lost what they carry from frame to frame (MP3's bit reservoir, Opus's
+# predictor): the first samples are wrong, in MP3 up to 4,500 of them. So decode more before, and drop it.
+_PREROLL_SAMPLES = {
+    "MPEG_LAYER_I": 1 << 14,
+    "MPEG_LAYER_II": 1 << 14,
+    "MPEG_LAYER_III": 1 << 14,
+    "OPUS": 1 << 14,
+}
+
+# Decoded on both sides of a crop before resampling. soxr's filter reaches about 10 ms at 16 kHz.
+_MARGIN_SECONDS = 0.05
+
+
+def load_audio(
+    path: str | Path,
+    start: int = 0,
+    num_samples: int | None = None,
+    expect_samples: int | None = None,
+    expect_rate: int | None = SAMPLE_RATE,
+) -> np.ndarray:
+    """Decode a crop of an audio file as mono at 16 kHz.
+
+    `start` and `num_samples` count samples at 16 kHz; a crop that reaches over the file's end is cut there,
+    and None means the file's rest. `expect_samples` counts at the file's own rate, as a manifest does; it and
+    `expect_rate` are compared with the file unless None.
+
+    Returns float32 [S], the mean over the channels. A whole file has S = ceil(samples * 16000 / rate). A crop
+    equals that slice of the whole file: exactly, but for Opus (about 1e-3) and resampled files (about 1e-6).
+    Raises AudioError, also for NaN and infinity and for files shorter than their header says.
+    """
+    try:
+        with sf.SoundFile(path) as file:
+            _check_header(path, file, expect_samples, expect_rate)
+            total = samples_at_16k(file.frames, file.samplerate)
+            if not 0 <= start < total:
+                _refuse(path, f"the crop starts at sample {start} of {total} at 16 kHz", "a start inside the file")
+            stop = total if num_samples is None else min(start + num_samples, total)
+            if file.samplerate == SAMPLE_RATE:
+                waveform = _decode_mono(path, file, start, stop)
+            else:
+                waveform = _decode_resampled(path, file, start, stop)
+    except AudioError:
+        raise
+    except DECODING_ERRORS as error:
+        raise AudioError(unreadable(path, error)) from None
+    _check_finite(path, waveform)
+    return waveform
+
+
+def samples_at_16k(num_samples: int, sample_rate: int) -> int:
+    """Count the samples that a file of `num_samples` at `sample_rate` has at 16 kHz: the ceiling, exactly."""
+    return -(-num_samples * SAMPLE_RATE // sample_rate)
+
+
+def unreadable(path: str | Path, error: BaseException) -> str:
+    """Say in one line why a file cannot be decoded, and how to mend it."""
+    file = Path(path)
+    if not file.exists():
+        return f"{path}: there is no such file; expected an audio file; correct the path or the root"
+    if file.is_dir():
+        return f"{path}: this is a folder; expected an audio file; correct the manifest's line"
+    reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
+    reason = reason.removeprefix("Error : ").rstrip(".")
+    return f"{path}: cannot be decoded ({reason}); expected audio that libsndfile reads; {_REMEDY}"
+
+
+_REMEDY = "fetch or convert the file again, or rewrite the manifest with `mae-ast manifest`"
+
+
+def _refuse(path: str | Path, found: str, expected: str, remedy: str = _REMEDY) -> NoReturn:
+    raise AudioError(f"{path}: {found}; expected {expected}; {remedy}")
+
+
+def _check_header(path: str | Path, file: sf.SoundFile, expect_samples: int | None, expect_rate: int | None) -> None:
+    if expect_rate is not None and file.samplerate != expect_rate:
+        column = "the manifest's third column states a rate other than 16 kHz; rewrite it with `mae-ast manifest`"
+        _refuse(path, f"its sample rate is {file.samplerate} Hz", f"{expect_rate} Hz", column)
+    if expect_samples is not None and file.frames != expect_samples:
+        _refuse(path, f"it has {file.frames} samples", f"{expect_samples}, as the manifest says")
+    if file.frames == 0:
+        _refuse(path, "it holds no samples", "audio")
+    if file.frames > MAX_SAMPLES:
+        _refuse(path, "its header does not state how long it is", "a length", "convert it from file to file")
+
+
+def _decode_mono(path: str | Path, file: sf.SoundFile, start: int, stop: int) -> np.ndarray:
+    """Decode samples start .. stop, counted at the file's own rate, and mix the channels to float32 [S]."""
+    begin = start - _PREROLL_SAMPLES.get(file.subtype, 0)
+    if file.subtype == "VORBIS":
+        begin = min(start, file.frames - _VORBIS_TAIL_SAMPLES)
+    begin = max(0, begin)
+    if begin:
+        file.seek(begin)
+    samples = file.read(stop - begin, dtype="float32")
+    if len(samples) != stop - begin:
+        found = f"only {begin + len(samples)} of its {file.frames} samples can be decoded"
+        _refuse(path, found, "as many as its header states")
+    samples = samples[start - begin :]
+    if samples.ndim == 1:
+        return samples
+    # numpy's mean over so short an axis takes ten times as long, and a matrix product wakes BLAS threads.
+    mono = samples[:, 0].copy()
+    for channel in samples.T[1:]:
+        mono += channel
+    mono /= samples.shape[1]
+    return mono
+
+
+def _decode_resampled(path: str | Path, file: sf.SoundFile, start: int, stop: int) -> np.ndarray:
+    """Decode samples start .. stop, counted at 16 kHz, of a file at another rate: float32 [stop - start].
+
+    The decoded part begins at a sample that falls on the 16 kHz grid, so that every crop has the phase of the
+    whole, and has a margin on both sides, so that its borders carry no trace of where it was cut.
+    """
+    rate = file.samplerate
+    common = math.gcd(rate, SAMPLE_RATE)
+    up, down = SAMPLE_RATE // common, rate // common
+    margin = math.ceil(_MARGIN_SECONDS * rate)
+    first_block = max(0, start // up - math.ceil(margin / down))
+    begin = first_block * down
+    end = min(-(-stop * rate // SAMPLE_RATE) + margin, file.frames)
+    samples = _decode_mono(path, file, begin, end)
+    if end == file.frames:
+        # soxr rounds the number of samples, we take the ceiling: silence after the end yields the last one.
+        samples = np.append(samples, np.zeros(rate // SAMPLE_RATE + 1, dtype=np.float32))
+    offset = start - first_block * up
+    return soxr.resample(samples, rate, SAMPLE_RATE)[offset : offset + stop - start]
+
+
+def _check_finite(path: str | Path, waveform: np.ndarray) -> None:
+    # A sum is finite only if all samples are. Finite but huge samples may overflow it, so then look again.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(waveform.sum()):
+            return
+    finite = np.isfinite(waveform)
+    if not finite.all():
+        found = f"{np.count_nonzero(~finite)} of {len(waveform)} samples are NaN or infinite"
+        _refuse(path, found, "finite samples")

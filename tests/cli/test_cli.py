@@ -1,0 +1,107 @@
+"""The command's frame: choosing a subcommand, exit codes, messages."""
+
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import mae_ast_fairseq
+from mae_ast_fairseq import cli
+from mae_ast_fairseq.errors import ConfigError
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """A subcommand `probe` whose run is set by the test."""
+    module = types.ModuleType("probe_command")
+    module.HELP, module.EXAMPLE = "Probe the frame.", "mae-ast probe --depth 3"
+    module.add_arguments = lambda parser: parser.add_argument("--depth", type=int, default=1)
+    module.run = lambda args: args.depth
+    monkeypatch.setitem(sys.modules, "probe_command", module)
+    monkeypatch.setitem(cli.COMMANDS, "probe", "probe_command")
+    return module
+
+
+def _raise(error):
+    raise error
+
+
+def test_the_commands_code_is_returned(command):
+    assert cli.main(["probe", "--depth", "7"]) == 7
+
+
+def test_only_the_wanted_command_is_imported(command, monkeypatch):
+    monkeypatch.setitem(cli.COMMANDS, "absent", "no_such_module")
+    assert cli.main(["probe"]) == 1
+
+
+def test_a_users_error_is_one_line_and_code_2(command, capsys):
+    command.run = lambda args: _raise(ConfigError("depth is 9; expected less"))
+    assert cli.main(["probe"]) == 2
+    assert capsys.readouterr() == ("", "mae-ast probe: depth is 9; expected less\n")
+
+
+def test_an_error_of_the_code_is_not_hidden(command):
+    command.run = lambda args: _raise(ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["probe"])
+
+
+def test_an_interrupt_is_code_130(command):
+    command.run = lambda args: _raise(KeyboardInterrupt)
+    assert cli.main(["probe"]) == 130
+
+
+@pytest.mark.parametrize("argv", [[], ["nonsense"], ["probe", "--depth", "deep"]])
+def test_wrong_arguments_are_code_2(command, argv):
+    with pytest.raises(SystemExit) as exited:
+        cli.main(argv)
+    assert exited.value.code == 2
+
+
+def test_help_lists_every_command(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert "Probe the frame." in text
+    assert "manifest" in text
+
+
+def test_help_of_a_command_shows_its_example(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["probe", "--help"])
+    assert "  mae-ast probe --depth 3\n" in capsys.readouterr().out
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"mae-ast {mae_ast_fairseq.__version__}\n"
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_what_the_frame_asks_for(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([name, "--help"])
+    assert "example:\n  mae-ast " in capsys.readouterr().out
+
+
+def test_a_reader_that_left_is_met_with_silence():
+    code = "import sys; sys.argv[0] = 'mae-ast'\nfrom mae_ast_fairseq import cli\nimport types\n"
+    code += "module = types.ModuleType('m'); module.HELP = module.EXAMPLE = ''\n"
+    code += "module.add_arguments = lambda parser: None\nmodule.run = lambda args: print('x' * 100_000) or 0\n"
+    code += "sys.modules['m'] = module; cli.COMMANDS['m'] = 'm'; sys.exit(cli.main(['m']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        cwd=Path(cli.__file__).parents[2],
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,0 +1,151 @@
+"""`mae-ast manifest` from folder to files, and its errors."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.data.manifest import read_manifest
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Twenty files of a second at 16 kHz, one at 8 kHz, one too short, one broken."""
+    folder = tmp_path / "corpus"
+    (folder / "sub").mkdir(parents=True)
+    for index in range(20):
+        sf.write(folder / "sub" / f"{index:02}.wav", np.zeros(16000), 16000)
+    sf.write(folder / "slow.wav", np.zeros(16000), 8000)
+    sf.write(folder / "short.wav", np.zeros(160), 16000)
+    (folder / "broken.wav").write_text("hello" * 100)
+    return folder
+
+
+def _paths(path):
+    manifest = read_manifest(path)
+    return [manifest.relative_path(row) for row in range(len(manifest))]
+
+
+def _message(capsys, *argv):
+    assert main(["manifest", *map(str, argv)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.rsplit("\r", 1)[-1]
+
+
+def test_every_file_is_on_one_side(corpus, tmp_path):
+    assert main(["manifest", str(corpus), "--out", str(tmp_path / "out"), "--valid", "0.3"]) == 0
+    train, valid = _paths(tmp_path / "out" / "train.tsv"), _paths(tmp_path / "out" / "valid.tsv")
+    assert sorted(train + valid) == ["slow.wav", *(f"sub/{index:02}.wav" for index in range(20))]
+    assert valid
+
+
+def test_a_file_keeps_its_side_when_others_come(corpus, tmp_path):
+    argv = ["manifest", str(corpus), "--valid", "0.3", "--out"]
+    main([*argv, str(tmp_path / "before")])
+    for index in range(20, 30):
+        sf.write(corpus / f"{index}.wav", np.zeros(16000), 16000)
+    main([*argv, str(tmp_path / "after")])
+    for split in ("train", "valid"):
+        before, after = (set(_paths(tmp_path / run / f"{split}.tsv")) for run in ("before", "after"))
+        assert before < after
+
+
+def test_the_manifest_holds_what_the_files_hold(corpus, tmp_path):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0"])
+    lines = (tmp_path / "train.tsv").read_text().splitlines()
+    assert lines[:3] == [str(corpus.resolve()), "slow.wav\t16000\t8000", "sub/00.wav\t16000"]
+    assert not (tmp_path / "valid.tsv").exists()
+
+
+def test_rejected_files_have_their_reason(corpus, tmp_path):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0"])
+    lines = (tmp_path / "rejected.tsv").read_text().splitlines()
+    assert [re.split("[\t:]", line)[:2] for line in lines] == [["broken.wav", "unreadable"], ["short.wav", "too short"]]
+
+
+def test_nothing_rejected_is_an_empty_file(corpus, tmp_path):
+    main(["manifest", str(corpus / "sub"), "--out", str(tmp_path), "--valid", "0"])
+    assert (tmp_path / "rejected.tsv").read_bytes() == b""
+
+
+def test_a_list_chooses_the_validation_part(corpus, tmp_path):
+    (tmp_path / "list.txt").write_text("sub/03.wav\r\nslow.wav\r\n")
+    assert main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", str(tmp_path / "list.txt")]) == 0
+    assert _paths(tmp_path / "valid.tsv") == ["slow.wav", "sub/03.wav"]
+    assert len(_paths(tmp_path / "train.tsv")) == 19
+
+
+def test_the_summary_counts_files_and_hours(corpus, tmp_path, capsys):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0", "--json"])
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["splits"] == {
+        "train": {"files": 21, "hours": round(22 / 3600, 4), "sample_rates": {"8000": 1, "16000": 20}}
+    }
+    assert summary["rejected"] == {"unreadable": 1, "too short": 1}
+
+
+def test_the_table_says_the_same(corpus, tmp_path, capsys):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["train", "21", "0.01", "1", "at", "8000", "Hz,", "20", "at", "16000", "Hz"]
+    assert lines[2] == ["rejected", "2", "1", "unreadable,", "1", "too", "short"]
+
+
+def test_a_missing_folder_is_named(tmp_path, capsys):
+    message = _message(capsys, tmp_path / "none", "--out", tmp_path)
+    assert message.startswith(f"mae-ast manifest: {tmp_path / 'none'}: nothing is there; expected a folder")
+
+
+def test_a_folder_without_audio_is_named(tmp_path, capsys):
+    assert f"{tmp_path}: no audio files below it" in _message(capsys, tmp_path, "--out", tmp_path / "out")
+
+
+def test_nothing_readable_is_an_error_that_tells_where_to_look(tmp_path, capsys):
+    (tmp_path / "a.wav").write_text("hello" * 100)
+    message = _message(capsys, tmp_path, "--out", tmp_path / "out")
+    assert "none of its 1 audio files can be trained on" in message
+    assert (tmp_path / "out" / "rejected.tsv").read_text().startswith("a.wav\tunreadable")
+
+
+@pytest.mark.parametrize("valid", ["1", "-0.1", "nan", "1.5"])
+def test_a_fraction_outside_0_to_1_is_refused(corpus, tmp_path, capsys, valid):
+    assert main(["manifest", str(corpus), "--out", str(tmp_path / "out"), f"--valid={valid}"]) == 2
+    assert f"--valid {valid}: outside [0, 1)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_validation_part_says_what_to_do(corpus, tmp_path, capsys):
+    message = _message(capsys, corpus, "--out", tmp_path / "out", "--valid", "0.000001")
+    assert "none of 21 files fell to valid.tsv" in message
+    assert "--valid 0" in message
+
+
+def test_a_list_that_is_missing_is_named(corpus, tmp_path, capsys):
+    assert "--valid none.txt: neither a number" in _message(capsys, corpus, "--out", tmp_path, "--valid", "none.txt")
+
+
+@pytest.mark.parametrize("bad", ["sub/99.wav", "", "/sub/01.wav"])
+def test_an_unknown_name_in_a_list_is_named_with_its_line(corpus, tmp_path, capsys, bad):
+    (tmp_path / "list.txt").write_text(f"sub/03.wav\n{bad}\n")
+    message = _message(capsys, corpus, "--out", tmp_path / "out", "--valid", tmp_path / "list.txt")
+    assert f"{tmp_path / 'list.txt'}:2: no audio file {bad!r}" in message
+
+
+def test_a_stale_validation_manifest_is_not_left_beside_a_new_training_one(corpus, tmp_path, capsys):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0.3"])
+    capsys.readouterr()
+    assert "valid.tsv: there from an earlier run" in _message(capsys, corpus, "--out", tmp_path, "--valid", "0")
+
+
+@pytest.mark.parametrize("option", ["--workers=0", "--seed=-1", "--min-seconds=-1", "--min-seconds=nan"])
+def test_numbers_out_of_range_are_refused(corpus, tmp_path, capsys, option):
+    assert "must" in _message(capsys, corpus, "--out", tmp_path / "out", option)
+
+
+def test_an_out_that_is_a_file_is_named(corpus, tmp_path, capsys):
+    (tmp_path / "out").touch()
+    assert f"--out {tmp_path / 'out'}: cannot be made" in _message(capsys, corpus, "--out", tmp_path / "out")

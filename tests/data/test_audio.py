@@ -1,0 +1,182 @@
+"""Loading crops: each equals its slice of the whole file, in every format; and what is refused, by name."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import soundfile as sf
+import soxr
+
+from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.errors import AudioError
+
+
+def _noise(num_samples, num_channels=1):
+    """Noise that swells and fades, so that encoders of a variable rate vary it."""
+    generator = np.random.Generator(np.random.Philox(7))
+    swell = 0.1 * np.sin(np.linspace(0, 20, num_samples)) ** 2
+    noise = generator.standard_normal((num_samples, num_channels)) * swell[:, None]
+    return noise.astype(np.float32).squeeze()
+
+
+def _write(path, waveform, rate=16000, **options):
+    sf.write(path, waveform, rate, **options)
+    return path
+
+
+FORMATS = {
+    "wav": ("a.wav", 16000, 1, {}, 0),
+    "float": ("a.wav", 16000, 1, {"subtype": "FLOAT"}, 0),
+    "24-bit": ("a.wav", 16000, 1, {"subtype": "PCM_24"}, 0),
+    "flac": ("a.flac", 16000, 1, {}, 0),
+    "flac-stereo": ("a.flac", 16000, 2, {}, 0),
+    "aiff": ("a.aiff", 16000, 1, {}, 0),
+    "vorbis": ("a.ogg", 16000, 1, {}, 0),
+    "vorbis-44k": ("a.ogg", 44100, 2, {}, 1e-6),
+    "opus": ("a.opus", 16000, 1, {"format": "OGG", "subtype": "OPUS"}, 3e-3),
+    "mp3-vbr": ("a.mp3", 16000, 1, {"bitrate_mode": "VARIABLE", "compression_level": 0.5}, 1e-6),
+    "mp3-44k": ("a.mp3", 44100, 2, {"bitrate_mode": "CONSTANT", "compression_level": 0.5}, 1e-6),
+    "8k": ("a.wav", 8000, 1, {}, 1e-6),
+    "11k": ("a.wav", 11025, 1, {}, 1e-6),
+    "44k-stereo": ("a.flac", 44100, 2, {}, 1e-6),
+    "odd-rate": ("a.wav", 16001, 1, {}, 3e-6),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_crop_equals_the_slice_of_the_whole(tmp_path, name):
+    filename, rate, num_channels, options, tolerance = FORMATS[name]
+    num_samples = 20 * rate + 77
+    path = _write(tmp_path / filename, _noise(num_samples, num_channels), rate, **options)
+    whole = load_audio(path, expect_rate=rate, expect_samples=num_samples)
+    assert len(whole) == -(-num_samples * 16000 // rate)
+    generator = np.random.Generator(np.random.Philox(1))
+    starts = [0, 1, 159, 160_000, len(whole) - 12_000, len(whole) - 1, *generator.integers(0, len(whole), 10)]
+    for start in map(int, starts):
+        crop = load_audio(path, start, 9_001, expect_rate=rate)
+        assert crop.dtype == np.float32
+        assert len(crop) == min(9_001, len(whole) - start)
+        np.testing.assert_allclose(crop, whole[start : start + 9_001], rtol=0, atol=tolerance)
+
+
+def test_a_16_khz_mono_file_is_what_soundfile_reads(tmp_path):
+    path = _write(tmp_path / "a.flac", _noise(5000))
+    np.testing.assert_array_equal(load_audio(path), sf.read(path, dtype="float32")[0])
+
+
+def test_channels_are_averaged(tmp_path):
+    waveform = _noise(5000, 3)
+    path = _write(tmp_path / "a.wav", waveform, subtype="FLOAT")
+    np.testing.assert_allclose(load_audio(path), waveform.mean(axis=1), atol=1e-7)
+
+
+def test_another_rate_is_what_soxr_makes_of_the_whole(tmp_path):
+    waveform = _noise(44100)
+    path = _write(tmp_path / "a.wav", waveform, 44100, subtype="FLOAT")
+    expected = soxr.resample(waveform, 44100, 16000)
+    np.testing.assert_allclose(load_audio(path, expect_rate=44100), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rate", "num_samples", "at_16k"), [(48000, 48001, 16001), (48000, 48003, 16001), (8000, 7, 14)]
+)
+def test_the_length_at_16_khz_is_the_ceiling(tmp_path, rate, num_samples, at_16k):
+    path = _write(tmp_path / "a.wav", _noise(num_samples), rate)
+    assert len(load_audio(path, expect_rate=rate)) == at_16k
+
+
+def test_a_resampled_tone_is_the_tone_at_16_khz(tmp_path):
+    tone = np.sin(2 * np.pi * 440 * np.arange(44100) / 44100)
+    path = _write(tmp_path / "a.wav", tone, 44100, subtype="FLOAT")
+    crop = load_audio(path, start=4000, num_samples=8000, expect_rate=44100)
+    np.testing.assert_allclose(crop, np.sin(2 * np.pi * 440 * np.arange(4000, 12000) / 16000), atol=1e-4)
+
+
+def test_real_recordings_have_the_promised_length(recordings):
+    for path in sorted(recordings.glob("*/*"))[::100]:
+        info = sf.info(path)
+        waveform = load_audio(path, expect_samples=info.frames, expect_rate=info.samplerate)
+        assert len(waveform) == -(-info.frames * 16000 // info.samplerate)
+
+
+def _refused(path, **arguments):
+    with pytest.raises(AudioError, match=re.escape(str(path)) + ": .+; expected .+; .+") as caught:
+        load_audio(path, **arguments)
+    return str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    assert "no such file" in _refused(tmp_path / "none.wav")
+
+
+def test_a_folder_is_named(tmp_path):
+    assert "this is a folder" in _refused(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.raw"])
+def test_what_is_not_audio_is_named(tmp_path, name):
+    (tmp_path / name).write_text("not audio " * 20)
+    assert "cannot be decoded" in _refused(tmp_path / name)
+
+
+def test_another_rate_than_expected_is_named(tmp_path):
+    path = _write(tmp_path / "a.wav", _noise(800), 8000)
+    assert "its sample rate is 8000 Hz; expected 16000 Hz" in _refused(path)
+
+
+def test_another_length_than_expected_is_named(tmp_path):
+    path = _write(tmp_path / "a.wav", _noise(800))
+    assert "it has 800 samples; expected 801" in _refused(path, expect_samples=801)
+
+
+def test_an_empty_file_is_named(tmp_path):
+    assert "holds no samples" in _refused(_write(tmp_path / "a.wav", np.zeros(0)))
+
+
+@pytest.mark.parametrize("start", [-1, 800, 900])
+def test_a_start_outside_the_file_is_named(tmp_path, start):
+    path = _write(tmp_path / "a.wav", _noise(800))
+    assert f"starts at sample {start} of 800" in _refused(path, start=start)
+
+
+@pytest.mark.parametrize(("name", "found"), [("a.flac", "cannot be decoded"), ("a.mp3", "of its 32000 samples")])
+def test_a_truncated_file_is_named(tmp_path, name, found):
+    path = _write(tmp_path / name, _noise(32000))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert found in _refused(path, expect_samples=32000)
+
+
+def test_a_truncated_wav_is_told_by_the_manifests_length(tmp_path):
+    path = _write(tmp_path / "a.wav", _noise(32000))
+    path.write_bytes(path.read_bytes()[:32000])
+    assert "expected 32000" in _refused(path, expect_samples=32000)
+
+
+def test_a_flac_without_a_length_is_named(tmp_path):
+    path = _write(tmp_path / "a.flac", _noise(32000))
+    data = bytearray(path.read_bytes())
+    data[21] &= 0xF0  # the 36 bits of STREAMINFO's number of samples
+    data[22:26] = bytes(4)
+    path.write_bytes(data)
+    assert "does not state how long" in _refused(path)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_not_finite_is_refused(tmp_path, bad):
+    waveform = _noise(800)
+    waveform[17] = bad
+    assert "1 of 800 samples are NaN or infinite" in _refused(_write(tmp_path / "a.wav", waveform, subtype="FLOAT"))
+
+
+def test_huge_samples_are_finite(tmp_path):
+    waveform = np.full(800, 3e38, dtype=np.float32)
+    path = _write(tmp_path / "a.wav", waveform, subtype="FLOAT")
+    np.testing.assert_array_equal(load_audio(path), waveform)
+
+
+def test_the_error_crosses_processes(tmp_path):
+    (tmp_path / "a.wav").write_text("not audio")
+    with pytest.raises(AudioError) as caught:
+        load_audio(tmp_path / "a.wav")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
