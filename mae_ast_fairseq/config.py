@@ -1,0 +1,174 @@
+"""Plain dataclasses of the fields of model, task and criterion, with help and units.
+
+The registered fairseq configs derive from these. Names are those of the released checkpoints where they have them
+(DESIGN, "Config fields"); a field that a file does not have takes the default given here, so the defaults are the
+released behaviour, and our recipes under `examples/` say where they differ.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from mae_ast_fairseq.errors import ConfigError
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class MaeAstFields:
+    """Fields of the `mae_ast` model."""
+
+    ast_kernel_size_chan: int = _help(128, "height of a token in Mel bands: 16 for patches, 128 for frames")
+    ast_kernel_size_time: int = _help(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames")
+    ast_kernel_stride_chan: int = _help(128, "distance between tokens in Mel bands; MAE-AST: the kernel's")
+    ast_kernel_stride_time: int = _help(2, "distance between tokens in frames of 10 ms; MAE-AST: the kernel's")
+
+    encoder_layers: int = _help(12, "layers of the encoder (6 in the paper's ablations)")
+    encoder_embed_dim: int = _help(768, "width of the encoder")
+    encoder_ffn_embed_dim: int = _help(3072, "width of the encoder's feed-forward layers")
+    encoder_attention_heads: int = _help(12, "attention heads of the encoder")
+    activation_fn: str = _help("gelu", "activation of the feed-forward layers: gelu (erf) or relu")
+    layer_norm_first: bool = _help(False, "LayerNorm before attention and feed-forward instead of after them")
+
+    decoder_layers: int = _help(2, "layers of the decoder")
+    decoder_embed_dim: int = _help(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
+    decoder_ffn_embed_dim: int = _help(0, "width of the decoder's feed-forward layers; 0: as the encoder")
+    decoder_attention_heads: int = _help(0, "attention heads of the decoder; 0: as the encoder")
+    use_post_enc_proj: bool = _help(False, "linear layer between encoder and decoder")
+
+    dropout: float = _help(0.1, "dropout at each layer's output and at a stack's input")
+    attention_dropout: float = _help(0.1, "dropout of attention weights; on CPU 0, or attention is not fused")
+    activation_dropout: float = _help(0.0, "dropout after the activation of the feed-forward layers")
+    dropout_input: float = _help(0.1, "dropout of the projected tokens, only when masking")
+    encoder_layerdrop: float = _help(0.05, "probability of leaving out an encoder layer in an update")
+    decoder_layerdrop: float = _help(0.0, "probability of leaving out a decoder layer in an update")
+
+    random_mask_prob: float = _help(0.75, "share of tokens that are masked, inside (0, 1)")
+    mask_length: int = _help(10, "length in tokens of a masked span: frame tokens with chunk_mask")
+    max_token_length: int = _help(2048, "positions computed in advance; longer clips extend the table")
+    enc_sine_pos: bool = _help(True, "sin/cos positions at the encoder's input")
+    dec_sine_pos: bool = _help(True, "sin/cos positions at the decoder's input")
+    normalization: str = _help(
+        "batch", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
+    )
+    checkpoint_activations: bool = _help(
+        False, "recompute each layer in the backward pass: less memory, one forward pass more"
+    )
+
+
+@dataclass
+class PretrainingTaskFields:
+    """Fields of the `mae_ast_pretraining` task; sizes count samples at `sample_rate`."""
+
+    sample_rate: int = _help(16_000, "rate in Hz of the model's input; files of other rates are resampled")
+    feature_dim: int = _help(128, "number of log-Mel bands")
+    mask_type: str = _help("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
+    max_sample_size: Optional[int] = _help(None, "longer clips are cropped to this many samples")
+    min_sample_size: Optional[int] = _help(None, "shorter clips are left out, in samples")
+    max_keep_size: Optional[int] = _help(None, "longer clips are left out, in samples")
+    random_crop: bool = _help(True, "crop at a random place; false: keep the start")
+    pad_audio: bool = _help(False, "pad a batch to its longest clip; false: crop it to its shortest")
+    max_bad_fraction: float = _help(
+        0.01, "share of a manifest's files that may prove broken (and are replaced) before the run stops"
+    )
+    rebuild_batches: bool = _help(
+        True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
+    )
+    persistent_workers: bool = _help(True, "loader workers live on between epochs")
+
+
+@dataclass
+class PretrainingCriterionFields:
+    """Fields of the `mae_ast` criterion."""
+
+    reconstruction_weight: float = _help(10.0, "weight of the reconstruction error; 0: leave it out")
+    classification_weight: float = _help(1.0, "weight of InfoNCE; 0: leave it out")
+
+
+def require_choice(name: str, value: str, choices: Collection[str]) -> None:
+    """Raise ConfigError unless `value` is one of `choices`; `name` is the field, as in `task.mask_type`."""
+    if value not in choices:
+        raise ConfigError(f"{name}: {value!r} is unknown; expected one of {', '.join(sorted(choices))}")
+
+
+def require_positive(name: str, value: float) -> None:
+    """Raise ConfigError unless `value` is above zero."""
+    if not value > 0:
+        raise ConfigError(f"{name}: {value} was given; expected more than 0")
+
+
+def require_share(name: str, value: float) -> None:
+    """Raise ConfigError unless `value` lies in [0, 1): dropout rates and the like."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{name}: {value} was given; expected at least 0 and less than 1")
+
+
+def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
+    """Raise ConfigError unless `value` can be divided by `of` without rest."""
+    if of <= 0 or value % of:
+        raise ConfigError(f"{name}: {value} cannot be divided by {of_name}={of}; choose a multiple of it")
+
+
+def check_model(fields: MaeAstFields) -> None:
+    """Raise ConfigError where the model's fields contradict each other; the token grid checks itself."""
+    for name in ("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"):
+        require_positive(f"model.{name}", getattr(fields, name))
+    for name in ("mask_length", "max_token_length"):
+        require_positive(f"model.{name}", getattr(fields, name))
+    for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input"):
+        require_share(f"model.{name}", getattr(fields, name))
+    for name in ("encoder_layerdrop", "decoder_layerdrop"):
+        require_share(f"model.{name}", getattr(fields, name))
+    require_positive("model.encoder_ffn_embed_dim", fields.encoder_ffn_embed_dim)
+    if fields.decoder_ffn_embed_dim != 0:  # 0: as the encoder
+        require_positive("model.decoder_ffn_embed_dim", fields.decoder_ffn_embed_dim)
+    heads = fields.encoder_attention_heads
+    require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "model.encoder_attention_heads", heads)
+    decoder_heads = fields.decoder_attention_heads or heads
+    require_multiple(
+        "model.decoder_embed_dim", fields.decoder_embed_dim, "model.decoder_attention_heads", decoder_heads
+    )
+    if fields.enc_sine_pos:
+        require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "pairs of sin and cos", 2)
+    if fields.dec_sine_pos:
+        require_multiple("model.decoder_embed_dim", fields.decoder_embed_dim, "pairs of sin and cos", 2)
+    if fields.decoder_embed_dim != fields.encoder_embed_dim and not fields.use_post_enc_proj:
+        raise ConfigError(
+            f"model.decoder_embed_dim: {fields.decoder_embed_dim} differs from "
+            f"model.encoder_embed_dim={fields.encoder_embed_dim}; set model.use_post_enc_proj=true"
+        )
+
+
+def check_pretraining_task(fields: PretrainingTaskFields) -> None:
+    """Raise ConfigError where a field of the pretraining task cannot be used."""
+    if fields.sample_rate != 16_000:
+        raise ConfigError(
+            f"task.sample_rate: {fields.sample_rate} was given; expected 16000, the rate of the model's filterbank "
+            "(files of any rate are resampled to it)"
+        )
+    require_positive("task.feature_dim", fields.feature_dim)
+    for name in ("max_sample_size", "min_sample_size", "max_keep_size"):
+        value = getattr(fields, name)
+        if value is not None:
+            require_positive(f"task.{name}", value)
+    if fields.mask_type == "random_mask_batched" and fields.pad_audio:
+        raise ConfigError(
+            "task.pad_audio: true was given with task.mask_type=random_mask_batched, which needs clips of one length; "
+            "set task.pad_audio=false or task.mask_type=random_mask"
+        )
+    if not 0 <= fields.max_bad_fraction <= 1:
+        raise ConfigError(f"task.max_bad_fraction: {fields.max_bad_fraction} was given; expected 0 to 1 (0.01: 1 %)")
+
+
+def check_pretraining_criterion(fields: PretrainingCriterionFields) -> None:
+    """Raise ConfigError where a weight is negative or both are zero."""
+    for name in ("reconstruction_weight", "classification_weight"):
+        if not getattr(fields, name) >= 0:
+            raise ConfigError(f"criterion.{name}: {getattr(fields, name)} was given; expected 0 or more")
+    if fields.reconstruction_weight == 0 and fields.classification_weight == 0:
+        raise ConfigError(
+            "criterion.reconstruction_weight, criterion.classification_weight: both are 0, which leaves nothing to "
+            "learn; set at least one above 0"
+        )

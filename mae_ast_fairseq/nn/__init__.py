@@ -1,0 +1,1 @@
+"""Torch modules of MAE-AST; nothing here knows fairseq or a config."""

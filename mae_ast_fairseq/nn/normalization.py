@@ -1,0 +1,115 @@
+"""Normalisation of the log-Mel input to mean 0 and deviation 0.5 (paper section 3.1), padding excluded."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mae_ast_fairseq.errors import UserError
+
+DEVIATION = 0.5
+EPSILON = 1e-5
+MOMENTUM = 0.1
+
+
+class UnsetStatisticsError(UserError):
+    """A model with `normalization=dataset` is used before its statistics were filled."""
+
+
+class Moments(NamedTuple):
+    """Mean and variance of log-Mel values; shapes broadcast against [B, T, F]."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def moments(frames: Tensor, padding_mask: Optional[Tensor], dim: tuple[int, ...]) -> Moments:
+    """Return mean and biased variance of `frames` [B, T, F] over `dim`, padded frames left out."""
+    if padding_mask is None:
+        variance, mean = torch.var_mean(frames, dim=dim, correction=0, keepdim=True)
+        return Moments(mean, variance)
+    keep = ~padding_mask[..., None]  # [B, T, 1]
+    count = (keep.sum(dim=dim, keepdim=True) * frames.shape[-1]).clamp(min=1)
+    mean = frames.masked_fill(~keep, 0.0).sum(dim=dim, keepdim=True) / count
+    variance = (frames - mean).square().masked_fill(~keep, 0.0).sum(dim=dim, keepdim=True) / count
+    return Moments(mean, variance)
+
+
+class InputNormalization(nn.Module):
+    """Normalises log-Mel frames by the statistics of the dataset, the batch or the utterance.
+
+    The buffers carry the names of torch's BatchNorm, as released checkpoints have them, and stay float32 under
+    `.half()` and `.bfloat16()`.
+
+    Args:
+        statistics: `dataset`: fixed values, filled once by `set_statistics` or from a checkpoint; `batch`: those
+            of the batch while training, with running averages for evaluation; `utterance`: each clip's own.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, *, statistics: str):
+        super().__init__()
+        self._moments = STATISTICS[statistics]
+        unset = statistics == "dataset"
+        self.register_buffer("running_mean", torch.full((1,), torch.nan if unset else 0.0))
+        self.register_buffer("running_var", torch.full((1,), torch.nan if unset else 1.0))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+        # Kept on the host, so that a training step need not ask the device.
+        self.is_set = not unset
+
+    def set_statistics(self, mean: float, deviation: float) -> None:
+        """Fill the buffers with the mean and standard deviation of log-Mel values."""
+        self.running_mean.fill_(mean)
+        self.running_var.fill_(deviation**2)
+        self.is_set = True
+
+    def forward(self, frames: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """Normalise `frames` [B, T, F] float32; `padding_mask` [B, T] bool, True = padding."""
+        mean, variance = self._moments(self, frames, padding_mask)
+        return (frames - mean) * (torch.rsqrt(variance + EPSILON) * DEVIATION)
+
+    def _dataset_moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+        if not self.is_set:
+            raise UnsetStatisticsError(
+                "model.normalization: dataset was given, but the mean and deviation of the data were never set; "
+                "train or load a checkpoint first, call set_statistics, or choose utterance"
+            )
+        return Moments(self.running_mean, self.running_var)
+
+    def _batch_moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+        if not self.training:
+            return Moments(self.running_mean, self.running_var)
+        mean, variance = moments(frames, padding_mask, dim=(0, 1, 2))
+        with torch.no_grad():
+            count = frames.numel() if padding_mask is None else (~padding_mask).sum() * frames.shape[-1]
+            unbiased = variance * (count / (count - 1))
+            self.running_mean.lerp_(mean.flatten(), MOMENTUM)
+            self.running_var.lerp_(unbiased.flatten(), MOMENTUM)
+            self.num_batches_tracked += 1
+        return Moments(mean, variance)
+
+    def _utterance_moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+        return moments(frames, padding_mask, dim=(1, 2))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InputNormalization":
+        def keep_type(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_type, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.is_set = bool(torch.isfinite(self.running_mean).all() and torch.isfinite(self.running_var).all())
+
+
+STATISTICS: dict[str, Callable[[InputNormalization, Tensor, Optional[Tensor]], Moments]] = {
+    "dataset": InputNormalization._dataset_moments,
+    "batch": InputNormalization._batch_moments,
+    "utterance": InputNormalization._utterance_moments,
+}
+"""The choices of `model.normalization`."""

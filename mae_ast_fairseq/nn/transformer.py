@@ -1,0 +1,186 @@
+"""Transformer layers (Vaswani et al. 2017) with the released checkpoints' names, post- and pre-LayerNorm."""
+
+from collections.abc import Callable, Sequence
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+"""The choices of `model.activation_fn`; gelu is the exact one, by erf."""
+
+INITIAL_DEVIATION = 0.02
+
+
+def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Pick the tokens [B, N, C] at `indices` [B, N] out of [B, L, C]."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def _linear(in_features: int, out_features: int) -> nn.Linear:
+    linear = nn.Linear(in_features, out_features)
+    nn.init.normal_(linear.weight, std=INITIAL_DEVIATION)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, fused by torch where it can be.
+
+    Args:
+        width: C.
+        heads: number of heads; C is a multiple of it.
+        dropout: dropout of the attention weights while training.
+    """
+
+    def __init__(self, *, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.k_proj = _linear(width, width)
+        self.v_proj = _linear(width, width)
+        self.q_proj = _linear(width, width)
+        self.out_proj = _linear(width, width)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, L, C] -> [B, H, L, C / H]
+
+    def forward(self, tokens: Tensor, keep: Optional[Tensor], queries: Optional[Tensor] = None) -> Tensor:
+        """Return [B, N, C], attended by `queries` [B, N, C] (None: by all tokens) over `tokens` [B, L, C].
+
+        `keep` [B, 1, 1, L] bool is True where a token may be attended to; None: everywhere.
+        """
+        attended = F.scaled_dot_product_attention(
+            self._split(self.q_proj(tokens if queries is None else queries)),
+            self._split(self.k_proj(tokens)),
+            self._split(self.v_proj(tokens)),
+            attn_mask=keep,
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(attended.transpose(1, 2).flatten(2))  # [B, H, N, C / H] -> [B, N, C]
+
+
+class TransformerLayer(nn.Module):
+    """One layer: self-attention and feed-forward, each with dropout, residual and LayerNorm.
+
+    Args:
+        width: C.
+        ffn_width: width of the feed-forward layer.
+        heads: attention heads.
+        activation: one of ACTIVATIONS.
+        dropout: after attention and after the feed-forward layer.
+        attention_dropout: of the attention weights.
+        activation_dropout: after the activation.
+        layer_norm_first: pre-LayerNorm instead of post-LayerNorm.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        ffn_width: int,
+        heads: int,
+        activation: str,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+        layer_norm_first: bool,
+    ):
+        super().__init__()
+        self.self_attn = SelfAttention(width=width, heads=heads, dropout=attention_dropout)
+        self.self_attn_layer_norm = nn.LayerNorm(width)
+        self.fc1 = _linear(width, ffn_width)
+        self.fc2 = _linear(ffn_width, width)
+        self.final_layer_norm = nn.LayerNorm(width)
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = nn.Dropout(dropout)
+        self.activation_dropout = nn.Dropout(activation_dropout)
+        self.layer_norm_first = layer_norm_first
+
+    def _feed_forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.activation_dropout(self.activation(self.fc1(tokens)))
+        return self.dropout(self.fc2(hidden))
+
+    def forward(self, tokens: Tensor, keep: Optional[Tensor], at: Optional[Tensor] = None) -> Tensor:
+        """Transform `tokens` [B, L, C]; `keep` as in SelfAttention.
+
+        With `at` [B, N], only the tokens at these indices are computed, [B, N, C]: the others still are keys and
+        values, but need neither query nor feed-forward in a last layer whose output nobody reads there.
+        """
+        residual = tokens if at is None else gather_tokens(tokens, at)
+        if self.layer_norm_first:
+            normed = self.self_attn_layer_norm(tokens)
+            queries = None if at is None else gather_tokens(normed, at)
+            residual = residual + self.dropout(self.self_attn(normed, keep, queries))
+            return residual + self._feed_forward(self.final_layer_norm(residual))
+        queries = None if at is None else residual
+        attended = self.dropout(self.self_attn(tokens, keep, queries))
+        residual = self.self_attn_layer_norm(residual + attended)
+        return self.final_layer_norm(residual + self._feed_forward(residual))
+
+
+class TransformerStack(nn.Module):
+    """Layers with the LayerNorm of their stack: at its input (post-LayerNorm) or its end (pre-LayerNorm).
+
+    Args:
+        layers: the layers, alike in width and in their place of LayerNorm.
+        width: C.
+        dropout: at the stack's input.
+        layer_norm_first: pre-LayerNorm.
+        checkpoint_activations: recompute each layer in the backward pass.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[TransformerLayer],
+        *,
+        width: int,
+        dropout: float,
+        layer_norm_first: bool,
+        checkpoint_activations: bool = False,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.layer_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.layer_norm_first = layer_norm_first
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(
+        self,
+        tokens: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        *,
+        at: Optional[Tensor] = None,
+        kept_layers: Optional[Sequence[bool]] = None,
+        output_layer: Optional[int] = None,
+    ) -> Tensor:
+        """Run the stack over `tokens` [B, L, C].
+
+        Args:
+            tokens: [B, L, C].
+            padding_mask: [B, L] bool, True = padding; None where nothing is padded.
+            at: [B, N] indices; the last layer is computed, and the output given, only there.
+            kept_layers: one bool a layer, False leaves it out (layer drop); None keeps all.
+            output_layer: return the output of this layer, counted from 1, before any LayerNorm of the stack's end.
+
+        Returns:
+            [B, L, C], or [B, N, C] with `at`.
+        """
+        keep = None if padding_mask is None else ~padding_mask[:, None, None, :]
+        if not self.layer_norm_first:
+            tokens = self.layer_norm(tokens)
+        tokens = self.dropout(tokens)
+        for number, layer in enumerate(self.layers, start=1):
+            is_last = number == len(self.layers)
+            if kept_layers is not None and not kept_layers[number - 1]:
+                tokens = gather_tokens(tokens, at) if is_last and at is not None else tokens
+            elif self.checkpoint_activations and torch.is_grad_enabled():
+                tokens = checkpoint(layer, tokens, keep, at if is_last else None, use_reentrant=False)
+            else:
+                tokens = layer(tokens, keep, at if is_last else None)
+            if number == output_layer:
+                return tokens
+        return self.layer_norm(tokens) if self.layer_norm_first else tokens

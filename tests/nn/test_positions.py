@@ -1,0 +1,78 @@
+"""Positions follow the closed formula and the released checkpoints, for any index and length."""
+
+import numpy as np
+import pytest
+import torch
+
+from mae_ast_fairseq.nn.positions import SinusoidalPositions, sinusoidal_positions
+from tests.tiny import golden_checkpoint
+
+WIDTH = 48
+
+
+@pytest.fixture
+def positions() -> SinusoidalPositions:
+    return SinusoidalPositions(width=WIDTH, max_tokens=32)
+
+
+def test_table_is_sin_and_cos_interleaved_with_base_10000() -> None:
+    table = sinusoidal_positions(500, WIDTH)
+    expected = np.zeros((500, WIDTH))
+    for position in range(500):
+        for pair in range(WIDTH // 2):
+            angle = position / 10_000 ** (2 * pair / WIDTH)
+            expected[position, 2 * pair : 2 * pair + 2] = np.sin(angle), np.cos(angle)
+    np.testing.assert_allclose(table, expected, atol=1e-4)  # float32 angles, as in the released files
+
+
+@pytest.mark.parametrize("kind", ["patch", "frame"])
+@pytest.mark.parametrize("stack", ["enc", "dec"])
+def test_table_equals_the_released_checkpoints(golden, kind: str, stack: str) -> None:
+    released = golden_checkpoint(golden, kind)["model"][f"{stack}_sine_pos_embed.pe"][0]
+    torch.testing.assert_close(sinusoidal_positions(*released.shape), released, atol=1e-6, rtol=0)
+
+
+def test_all_tokens_are_given_the_table_from_its_start(positions) -> None:
+    tokens = torch.randn(2, 7, WIDTH)
+    assert positions(tokens, 7).equal(tokens + sinusoidal_positions(7, WIDTH))
+
+
+def test_a_token_is_given_the_position_of_its_index(positions) -> None:
+    indices = torch.tensor([[0, 3, 19], [5, 6, 7]])
+    given = positions(torch.zeros(2, 3, WIDTH), 20, indices)
+    table = sinusoidal_positions(20, WIDTH)
+    for row, column in np.ndindex(2, 3):
+        assert given[row, column].equal(table[indices[row, column]])
+
+
+@pytest.mark.parametrize("indices", [None, torch.tensor([[2, 4, 6], [1, 0, 0]])])
+def test_padding_is_given_zero(positions, indices) -> None:
+    padding_mask = torch.tensor([[False, False, False], [False, True, True]])
+    num_tokens = 3 if indices is None else 8
+    given = positions(torch.zeros(2, 3, WIDTH), num_tokens, indices, padding_mask)
+    assert (given == 0).all(dim=-1).equal(padding_mask)
+    assert given[~padding_mask].equal(positions(torch.zeros(2, 3, WIDTH), num_tokens, indices)[~padding_mask])
+
+
+def test_a_longer_clip_extends_the_table_with_equal_values(positions) -> None:
+    given = positions(torch.zeros(1, 100, WIDTH), 100)[0]
+    assert given.equal(sinusoidal_positions(100, WIDTH))
+    assert positions(torch.zeros(1, 32, WIDTH), 32)[0].equal(given[:32])
+
+
+def test_a_table_extended_while_serving_can_be_trained_with(positions) -> None:
+    with torch.inference_mode():
+        positions(torch.zeros(1, 40, WIDTH), 40)
+    tokens = torch.zeros(1, 40, WIDTH, requires_grad=True)
+    positions(tokens, 40).square().sum().backward()
+    torch.testing.assert_close(tokens.grad[0], 2 * sinusoidal_positions(40, WIDTH))
+
+
+def test_half_precision_tokens_stay_so(positions) -> None:
+    given = positions.bfloat16()(torch.zeros(1, 100, WIDTH, dtype=torch.bfloat16), 100)
+    assert given[0].equal(sinusoidal_positions(100, WIDTH).bfloat16())
+
+
+def test_table_is_not_saved(positions) -> None:
+    assert positions.state_dict() == {}
+    assert [name for name, _ in positions.named_buffers()] == ["table"]
