@@ -1,3 +1,30 @@
-"""MAE-AST, the Masked Autoencoding Audio Spectrogram Transformer, as a fairseq plugin."""
+"""MAE-AST, the Masked Autoencoding Audio Spectrogram Transformer, as a fairseq plugin.
+
+Where fairseq is installed, importing the package registers its tasks, models and criterions. Our own command does
+without it until it needs it, since importing fairseq takes seconds.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+OWN_COMMAND = "mae-ast"
+
+
+def register() -> None:
+    """Register tasks, models and criterions with fairseq; the error of a missing or broken fairseq is passed on."""
+    import torch.serialization
+    from fairseq.distributed.utils import _TensorPlaceholder
+
+    from mae_ast_fairseq.criterions import pretraining as _criterion  # noqa: F401
+    from mae_ast_fairseq.models import mae_ast as _model  # noqa: F401
+    from mae_ast_fairseq.tasks import pretraining as _task  # noqa: F401
+
+    # fairseq sends a checkpoint to the other processes with this class in it, which torch >= 2.6 else refuses to load.
+    torch.serialization.add_safe_globals([_TensorPlaceholder])
+
+
+if find_spec("fairseq") is not None and Path(sys.argv[0]).name != OWN_COMMAND:
+    register()

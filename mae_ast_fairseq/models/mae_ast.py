@@ -1,0 +1,40 @@
+"""The fairseq model `mae_ast`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+
+from mae_ast_fairseq.config import MaeAstFields
+from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
+from mae_ast_fairseq.nn.build import autoencoder_arguments
+
+
+@dataclass
+class MaeAstConfig(MaeAstFields, FairseqDataclass):
+    """Fields of the `mae_ast` model."""
+
+
+@register_model("mae_ast", dataclass=MaeAstConfig)
+class MaeAstModel(MaskedAutoencoder, BaseFairseqModel):
+    """MAE-AST as fairseq builds, trains and loads it."""
+
+    @classmethod
+    def build_model(cls, cfg: MaeAstConfig, task: Any = None) -> "MaeAstModel":
+        """Build the model of `cfg`; `task.cfg.feature_dim` gives the number of Mel bands."""
+        return cls(**autoencoder_arguments(cfg, task.cfg.feature_dim))
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Leave out, in place, the tensors of released files that the model has no use for."""
+        for key in unused_released_keys(state_dict):
+            del state_dict[key]
+
+
+UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
+"""Tensors that released checkpoints carry and no forward pass reads; positions are computed."""
+
+
+def unused_released_keys(state_dict: dict[str, Any]) -> list[str]:
+    """Return the keys of a released state dict that have no use here."""
+    return [key for key in state_dict if key.startswith(UNUSED_RELEASED_PREFIXES)]

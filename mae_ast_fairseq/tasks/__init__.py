@@ -1,0 +1,1 @@
+"""The registered fairseq tasks."""

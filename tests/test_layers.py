@@ -1,0 +1,139 @@
+"""Imports point to the same or a lower layer, and the lower layers do without fairseq."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mae_ast_fairseq
+
+ROOT = Path(mae_ast_fairseq.__file__).parent
+PACKAGE = ROOT.name
+LAYERS = {
+    "errors": 0,
+    "draws": 0,
+    "config": 0,
+    "fbank": 0,
+    "tokens": 0,
+    "masking": 0,
+    "losses": 0,
+    "metrics": 0,
+    "nn": 1,
+    "data": 2,
+    "models": 2,
+    "checkpoints": 3,
+    "criterions": 4,
+    "tasks": 4,
+    "cli": 5,
+    "demo": 5,
+}
+WITHOUT_FAIRSEQ = ("data.audio", "data.manifest", "checkpoints")  # besides layers 0 and 1
+
+# What a finder does not find is not installed: for find_spec as for import.
+HIDE_FAIRSEQ = """
+import sys
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] == "fairseq" else self.finder.find_spec(name, path, target)
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
+"""
+
+
+def module_name(path: Path) -> str:
+    """Return a module's name inside the package, as in `nn.build`; the package itself is ''."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def layer(module: str) -> int:
+    return LAYERS[module.partition(".")[0]]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the names inside the package that a file imports, wherever it does, as in `nn.build.build_grid`."""
+    package = [PACKAGE, *path.relative_to(ROOT).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*start, *filter(None, [node.module])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.partition(".")[0] == PACKAGE:
+                yield name.partition(".")[2]
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_imports_point_to_the_same_or_a_lower_layer(module: str) -> None:
+    # What is no module is an attribute of the package itself, as __version__ is: every layer may read it.
+    imported = [name for name in imports(MODULES[module]) if name.partition(".")[0] in LAYERS or "." in name]
+    assert [name for name in imported if layer(name) > layer(module)] == []
+
+
+def test_relative_and_absolute_imports_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    (tmp_path / "nn").mkdir()
+    file = tmp_path / "nn" / "some.py"
+    file.write_text(
+        f"import {PACKAGE}.tasks.launch\n"
+        f"from {PACKAGE} import cli, __version__\n"
+        "from ..models import mae_ast\n"
+        "from . import build\n"
+        "def late():\n    from .build import build_grid\n"
+        "import torch.nn\nfrom torch import nn\n"
+    )
+    assert sorted(imports(file)) == [
+        "__version__",
+        "cli",
+        "models.mae_ast",
+        "nn.build",
+        "nn.build.build_grid",
+        "tasks.launch",
+    ]
+
+
+def test_lower_layers_import_in_a_process_without_fairseq() -> None:
+    names = [name for name in MODULES if name and (layer(name) <= 1 or name in WITHOUT_FAIRSEQ)]
+    assert {"config", "losses", "nn.autoencoder", "data.audio", "data.manifest"} <= set(names)
+    statements = "".join(f"import {PACKAGE}.{name}\n" for name in names)
+    result = run(HIDE_FAIRSEQ + statements + 'print("fairseq" in sys.modules)')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "False\n"
+
+
+def test_registered_layers_do_need_fairseq() -> None:
+    # Or else the test above would pass because fairseq is not hidden.
+    result = run(HIDE_FAIRSEQ + f"import {PACKAGE}.models.mae_ast")
+    assert result.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'fairseq'"
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_the_error_of_a_broken_fairseq_is_passed_on(tmp_path: Path, error: str) -> None:
+    (tmp_path / "fairseq").mkdir()
+    (tmp_path / "fairseq" / "__init__.py").write_text(f"raise {error}('built for another torch')\n")
+    result = run(f"import {PACKAGE}", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == f"{error}: built for another torch"

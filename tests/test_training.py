@@ -1,0 +1,152 @@
+"""Whole runs of fairseq's training loop on a small corpus."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mae_ast_fairseq.models.mae_ast import MaeAstModel
+from tests.training import EXAMPLES, SMALL, config, train
+
+ROOT = EXAMPLES.parent
+FLOAT32 = "common.bf16=false"
+
+
+def test_training_lowers_both_losses_and_beats_chance(corpus):
+    settings = ("optimization.max_update=400", "optimization.lr=[0.002]", "lr_scheduler.warmup_updates=20")
+    run = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, *settings)
+
+    def at_the_end(name):
+        return sum(update[name] for update in run.updates[-20:]) / 20
+
+    assert at_the_end("loss_recon") < 0.5 * run.updates[0]["loss_recon"]
+    assert at_the_end("loss_info_nce") < run.updates[0]["loss_info_nce"] - 1
+    assert at_the_end("info_nce_accuracy") > 1.5 * at_the_end("info_nce_chance")
+    assert run.validations[-1]["valid_loss"] < run.validations[0]["valid_loss"]
+
+
+@pytest.mark.parametrize("recipe", ["mae_ast_patch", "mae_ast_frame", "mae_ast_tiny"])
+@pytest.mark.parametrize("pad_audio", ["true", "false"])
+def test_every_recipe_trains_padded_and_cropped(corpus, recipe, pad_audio):
+    run = train(recipe, f"task.data={corpus}", *SMALL, f"task.pad_audio={pad_audio}", "dataset.max_tokens=300000")
+    assert len(run.losses) == 4
+    assert run.updates[-1]["num_updates"] == 4
+    assert all(0 < update["gnorm"] < 1e4 for update in run.updates)
+    assert all((update["padding_share"] > 0) == (pad_audio == "true") for update in run.updates)
+
+
+@pytest.mark.parametrize("mask_type", ["random_mask", "random_mask_batched", "chunk_mask"])
+def test_every_mask_type_trains(corpus, mask_type):
+    run = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, f"task.mask_type={mask_type}", "task.pad_audio=false")
+    assert all(0 < update["loss_info_nce"] < 20 for update in run.updates)
+
+
+def test_accumulated_batches_make_one_update(corpus):
+    run = train(
+        "mae_ast_tiny", f"task.data={corpus}", *SMALL, "optimization.update_freq=[2]", "optimization.max_update=3"
+    )
+    assert len(run.losses) == 6
+    assert run.updates[-1]["num_updates"] == 3
+
+
+def test_the_model_sees_float32_frames_under_bf16(corpus, monkeypatch):
+    seen = []
+    forward = MaeAstModel.forward
+
+    def spy(self, source, *args, **kwargs):
+        seen.append((source.dtype, self.post_extract_proj.weight.dtype, self.batch_norm.running_mean.dtype))
+        return forward(self, source, *args, **kwargs)
+
+    monkeypatch.setattr(MaeAstModel, "forward", spy)
+    train("mae_ast_tiny", f"task.data={corpus}", *SMALL)
+    assert set(seen) == {(torch.float32, torch.bfloat16, torch.float32)}
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(corpus, tmp_path):
+    def run(folder, max_update):
+        return train(
+            "mae_ast_tiny", f"task.data={corpus}", *SMALL, FLOAT32, f"checkpoint.save_dir={tmp_path / folder}",
+            "checkpoint.no_save=false", "model.encoder_layerdrop=0.3", "model.dropout=0.1",
+            f"optimization.max_update={max_update}", "lr_scheduler.total_num_update=100",
+        )  # fmt: skip
+
+    uninterrupted = run("one", 22).losses  # some 8 batches an epoch: into the third
+    assert run("two", 13).losses + run("two", 22).losses == uninterrupted
+
+
+def test_checkpoints_hold_tensors_and_plain_values_and_no_positions(corpus, tmp_path):
+    train("mae_ast_tiny", f"task.data={corpus}", *SMALL, f"checkpoint.save_dir={tmp_path}", "checkpoint.no_save=false")
+    checkpoint = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)
+    assert not [name for name in checkpoint["model"] if "sine_pos" in name]
+    assert checkpoint["model"]["batch_norm.running_mean"].dtype is torch.float32
+    num_parameters = sum(tensor.numel() for tensor in checkpoint["model"].values())
+    size = (tmp_path / "checkpoint_last.pt").stat().st_size
+    assert size < 1.05 * num_parameters * 4 * 3 + 100_000  # weights and two moments, float32
+
+
+def fairseq_hydra_train(*arguments, cwd=ROOT):
+    command = Path(sys.executable).with_name("fairseq-hydra-train")
+    environment = {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [command, "--config-dir", EXAMPLES, "--config-name", "mae_ast_tiny", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_trains_from_the_clone_with_a_relative_data_folder(corpus, tmp_path):
+    done = fairseq_hydra_train(
+        f"task.data={os.path.relpath(corpus, ROOT)}", f"hydra.run.dir={tmp_path}", *SMALL, "optimization.max_update=3",
+        "common.log_interval=1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "num_updates=3" in done.stderr + done.stdout
+    assert (tmp_path / "checkpoints" / "checkpoint_last.pt").is_file()
+    assert list((tmp_path / "tensorboard").rglob("events.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["task.data=/no/such/folder"], "/no/such/folder"),
+        (["task.data={corpus}", "task.mask_type=squares"], "task.mask_type: 'squares' is unknown; expected one of"),
+        (["task.data={corpus}", "task.mask_typ=chunk_mask"], "mask_typ"),
+    ],
+)
+def test_a_persons_mistake_ends_the_command_with_its_message_and_no_traceback(corpus, tmp_path, arguments, message):
+    arguments = [argument.format(corpus=corpus) for argument in arguments]
+    done = fairseq_hydra_train(*arguments, f"hydra.run.dir={tmp_path}")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in EXAMPLES.glob("mae_ast_*.yaml")))
+def test_recipes_list_every_field_and_only_those(recipe):
+    from mae_ast_fairseq.criterions.pretraining import MaeAstCriterionConfig
+    from mae_ast_fairseq.models.mae_ast import MaeAstConfig
+    from mae_ast_fairseq.tasks.pretraining import MaeAstPretrainingConfig
+
+    cfg = config(recipe, "task.data=/data")
+    for part, fields in (
+        ("task", MaeAstPretrainingConfig),
+        ("model", MaeAstConfig),
+        ("criterion", MaeAstCriterionConfig),
+    ):
+        assert set(cfg[part]) == set(fields.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("recipe", ["mae_ast_patch", "mae_ast_frame"])
+def test_full_recipes_are_the_papers(recipe):
+    cfg = config(recipe, "task.data=/data")
+    assert cfg.model.encoder_layers == 12 and cfg.model.decoder_layers == 2
+    assert cfg.model.encoder_embed_dim == cfg.model.decoder_embed_dim == 768
+    assert cfg.model.random_mask_prob == 0.75
+    assert cfg.task.max_sample_size == 250_000
+    assert cfg.optimizer.adam_betas == "(0.9,0.98)" and cfg.optimizer.adam_eps == 1e-6
+    assert cfg.optimization.lr == [1e-4] and cfg.optimization.clip_norm == 10
+    assert (cfg.criterion.reconstruction_weight, cfg.criterion.classification_weight) == (10, 1)

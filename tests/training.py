@@ -1,0 +1,103 @@
+"""Runs fairseq's training loop in the test's own process, configured from `examples/` as the command does it."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairseq import tasks, utils
+from fairseq.criterions import FairseqCriterion
+from fairseq.dataclass.initialize import add_defaults, hydra_init
+from fairseq.logging import progress_bar
+from fairseq_cli import train as fairseq_train
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from mae_ast_fairseq.tasks.pretraining import MaeAstPretrainingTask
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+QUICK = (
+    "common.user_dir=null",
+    "common.log_format=json",
+    "common.log_interval=1",
+    "common.tensorboard_logdir=null",
+    "common.cpu=true",
+    "checkpoint.no_save=true",
+    "dataset.num_workers=0",
+    "dataset.data_buffer_size=0",
+    "dataset.max_tokens=100000",
+    "task.max_bad_fraction=0.2",
+    "optimization.max_update=4",
+    "lr_scheduler.warmup_updates=2",
+)
+SMALL = (
+    "model.encoder_layers=2",
+    "model.decoder_layers=1",
+    "model.encoder_embed_dim=48",
+    "model.decoder_embed_dim=48",
+    "model.encoder_ffn_embed_dim=96",
+    "model.encoder_attention_heads=4",
+)
+
+
+class Run(NamedTuple):
+    """What happened in a training run."""
+
+    losses: list[float]
+    """the summed loss of every training batch, in full precision"""
+    updates: list[dict[str, float]]
+    """what was logged of every update"""
+    validations: list[dict[str, float]]
+    """what was logged of every validation"""
+
+
+def config(recipe: str, *overrides: str) -> DictConfig:
+    """Compose a recipe with quick settings and overrides, as fairseq-hydra-train does."""
+    hydra_init(recipe)
+    with initialize_config_dir(str(EXAMPLES), version_base="1.1"):
+        cfg = compose(recipe, overrides=["checkpoint.save_dir=/nowhere", *QUICK, *overrides])
+    add_defaults(cfg)
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    OmegaConf.set_struct(cfg, True)
+    return cfg
+
+
+def train(recipe: str, *overrides: str) -> Run:
+    """Train as configured and return what happened."""
+    run = Run([], [], [])
+
+    def keep(record: logging.LogRecord) -> None:
+        kept = {"train_inner": run.updates, "valid": run.validations}.get(record.name)
+        if kept is not None:
+            kept.append({key: float(value) for key, value in json.loads(record.getMessage()).items()})
+
+    def train_step(self: MaeAstPretrainingTask, *args: Any, **kwargs: Any) -> Any:
+        result = original_step(self, *args, **kwargs)
+        run.losses.append(float(result[0]))
+        return result
+
+    original_step, original_level = MaeAstPretrainingTask.train_step, progress_bar.logger.level
+    handler = logging.Handler()
+    handler.emit = keep  # type: ignore[method-assign]
+    progress_bar.logger.addHandler(handler)
+    progress_bar.logger.setLevel(logging.INFO)
+    MaeAstPretrainingTask.train_step = train_step  # type: ignore[method-assign]
+    try:
+        fairseq_train.main(config(recipe, *overrides))
+    finally:
+        MaeAstPretrainingTask.train_step = original_step  # type: ignore[method-assign]
+        progress_bar.logger.removeHandler(handler)
+        progress_bar.logger.setLevel(original_level)
+    return run
+
+
+def build(recipe: str, *overrides: str) -> tuple[MaeAstPretrainingTask, nn.Module, FairseqCriterion]:
+    """Build the task, the model and the criterion of a recipe, in fairseq's order."""
+    cfg = config(recipe, *overrides)
+    utils.set_torch_seed(cfg.common.seed)
+    task = tasks.setup_task(cfg.task)
+    return task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)
