@@ -62,6 +62,9 @@ class MaeAstFields:
 class PretrainingTaskFields:
     """Fields of the `mae_ast_pretraining` task; sizes count samples at `sample_rate`."""
 
+    data_weights: Optional[str] = _help(
+        None, "share in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
+    )
     sample_rate: int = _help(16_000, "rate in Hz of the model's input; files of other rates are resampled")
     feature_dim: int = _help(128, "number of log-Mel bands")
     mask_type: str = _help("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")

@@ -150,3 +150,34 @@ def test_full_recipes_are_the_papers(recipe):
     assert cfg.optimizer.adam_betas == "(0.9,0.98)" and cfg.optimizer.adam_eps == 1e-6
     assert cfg.optimization.lr == [1e-4] and cfg.optimization.clip_norm == 10
     assert (cfg.criterion.reconstruction_weight, cfg.criterion.classification_weight) == (10, 1)
+
+
+def weights_of(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_a_warm_start_takes_the_weights_of_an_own_checkpoint_and_begins_anew(corpus, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    settings = (f"task.data={corpus}", *SMALL, FLOAT32, "checkpoint.no_save=false")
+    train("mae_ast_tiny", *settings, f"checkpoint.save_dir={first}")
+    run = train(
+        "mae_ast_tiny", *settings, f"checkpoint.save_dir={second}", "optimization.lr=[0]", "optimization.max_update=1",
+        f"checkpoint.finetune_from_model={first}/checkpoint_last.pt",
+    )  # fmt: skip
+    assert run.updates[0]["num_updates"] == 1
+    taken = weights_of(second / "checkpoint_last.pt")
+    for name, weight in weights_of(first / "checkpoint_last.pt").items():
+        assert torch.equal(taken[name], weight), name
+
+
+def test_a_warm_start_takes_a_released_checkpoint_with_its_statistics(golden, corpus, tmp_path):
+    released = golden / "released_patch_random.pt"
+    train(
+        "mae_ast_patch", f"task.data={corpus}", *SMALL, "model.encoder_layers=3", "model.decoder_layers=2",
+        "checkpoint.no_save=false", f"checkpoint.save_dir={tmp_path}", "optimization.lr=[0]",
+        "optimization.max_update=1", "dataset.max_tokens=300000", f"checkpoint.finetune_from_model={released}",
+    )  # fmt: skip
+    taken, weights = weights_of(tmp_path / "checkpoint_last.pt"), weights_of(released)
+    assert taken["batch_norm.running_mean"].item() == pytest.approx(-4.19)
+    for name in taken:
+        assert torch.equal(taken[name], weights[name]), name

@@ -12,6 +12,7 @@ from mae_ast_fairseq import fbank, masking
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.collate import crop_start, crop_to_shortest, waveforms_to_frames
 from mae_ast_fairseq.data.float32 import Float32Tensor
+from mae_ast_fairseq.data.joined import JoinedManifest, draw_by_weight
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import AudioError, ManifestError
@@ -46,7 +47,7 @@ class MaskedAudioDataset(FairseqDataset):
     """Clips of a manifest as batches of masked log-Mel tokens (DESIGN, "Batch").
 
     Args:
-        manifest: the clips.
+        manifest: the clips, of one manifest or several.
         grid: how frames become tokens.
         mask_type: one of `masking.STRATEGIES`.
         mask_ratio: share of masked tokens.
@@ -58,6 +59,7 @@ class MaskedAudioDataset(FairseqDataset):
         max_keep_size: longer clips are left out, in samples at 16 kHz.
         random_crop: crop at a random place instead of the start.
         pad_audio: pad a batch to its longest clip instead of cropping it to its shortest.
+        weights: share in (0, 1] of each manifest's clips that an epoch of training draws; None: all.
 
     Raises:
         ManifestError: no clip is left.
@@ -65,7 +67,7 @@ class MaskedAudioDataset(FairseqDataset):
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: Manifest | JoinedManifest,
         *,
         grid: TokenGrid,
         mask_type: str,
@@ -78,6 +80,7 @@ class MaskedAudioDataset(FairseqDataset):
         max_keep_size: Optional[int] = None,
         random_crop: bool = True,
         pad_audio: bool = False,
+        weights: Optional[Sequence[float]] = None,
     ):
         super().__init__()
         self.manifest = manifest
@@ -89,6 +92,7 @@ class MaskedAudioDataset(FairseqDataset):
         self.training = training
         self.max_sample_size = max_sample_size
         self.random_crop = random_crop
+        self.weights = weights
         self.pad_audio = pad_audio or not training
 
         num_samples = manifest.num_samples_at_16k
@@ -144,6 +148,9 @@ class MaskedAudioDataset(FairseqDataset):
         if not self.training:
             return np.argsort(-self.sizes, kind="stable")
         shuffled = generator(self.seed, Stream.ORDER, self.epoch).permutation(len(self))
+        if self.weights is not None:
+            starts = getattr(self.manifest, "starts", np.array([0, len(self.manifest)]))
+            shuffled = draw_by_weight(self.rows, starts, self.weights, shuffled)
         buckets = np.ceil(np.log(self.sizes[shuffled]) / np.log(LENGTH_BUCKET)).astype(np.int64)
         return shuffled[np.argsort(-buckets, kind="stable")]
 

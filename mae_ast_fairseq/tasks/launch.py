@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.utils import get_original_cwd
 
-from mae_ast_fairseq.errors import UserError
+from mae_ast_fairseq.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
 
@@ -36,7 +37,42 @@ def plain_errors(function: Callable[..., Result]) -> Callable[..., Result]:
     return wrapped
 
 
-def data_folder(data: str) -> Path:
-    """Return `task.data` as an absolute path; a relative one counts from where the command was started."""
+def data_folders(data: str) -> list[Path]:
+    """Return the folders of `task.data`, which `:` separates; relative ones count from where the command was started."""
     start = get_original_cwd() if HydraConfig.initialized() else "."
-    return Path(start, data).absolute()
+    return [Path(start, folder).absolute() for folder in data.split(os.pathsep)]
+
+
+def check_folders(folders: list[Path]) -> None:
+    """Raise ConfigError where a folder of `task.data` is not there."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(
+                f"task.data: there is no folder {folder}; expected one that holds train.tsv and valid.tsv, "
+                "as `mae-ast manifest` writes them"
+            )
+
+
+def read_weights(weights: str | None, num_folders: int) -> list[float] | None:
+    """Return the numbers of `task.data_weights`; raises ConfigError where they do not match the manifests."""
+    if weights is None:
+        return None
+    try:
+        numbers = [float(weight) for weight in str(weights).split(os.pathsep)]
+    except ValueError:
+        numbers = []
+    if len(numbers) != num_folders or not all(0 < number <= 1 for number in numbers):
+        raise ConfigError(
+            f"task.data_weights: {weights!r} was given; expected {num_folders} shares above 0 and at most 1, one for "
+            f"each folder of task.data, separated by {os.pathsep!r}, as in 1:0.25"
+        )
+    return numbers
+
+
+def check_checkpoint(field: str, path: str | None) -> None:
+    """Raise ConfigError where a checkpoint to start from is not there: fairseq would start from scratch."""
+    if path is not None and not Path(path).is_file():
+        raise ConfigError(
+            f"{field}: there is no file {path}; expected a checkpoint; correct the path (relative ones count from "
+            f"{Path.cwd()}), or leave the field out to start from scratch"
+        )

@@ -1,7 +1,7 @@
 """The fairseq task `mae_ast_pretraining`: manifests in, masked log-Mel tokens to the model."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Optional, cast
 
 import torch
@@ -15,6 +15,7 @@ from mae_ast_fairseq import fbank
 from mae_ast_fairseq.config import PretrainingTaskFields, check_pretraining_task, require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.dataset import MaskedAudioDataset
+from mae_ast_fairseq.data.joined import join
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.data.statistics import (
     FILE_NAME,
@@ -28,11 +29,20 @@ from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.masking import STRATEGIES
 from mae_ast_fairseq.nn.normalization import InputNormalization
-from mae_ast_fairseq.tasks.launch import data_folder, plain_errors
+from mae_ast_fairseq.tasks.launch import (
+    check_checkpoint,
+    check_folders,
+    data_folders,
+    plain_errors,
+    read_weights,
+)
 
 logger = logging.getLogger(__name__)
 
 NUM_STATISTICS_CLIPS = 1_000
+FAIRSEQ_LAST_CHECKPOINT = "checkpoint_last.pt"
+"""The default of `checkpoint.restore_file`, which need not exist."""
+
 RETAIN_SPANS = "retain_spans"
 """A released mask type that is accepted on loading, and not for pretraining."""
 
@@ -41,8 +51,13 @@ RETAIN_SPANS = "retain_spans"
 class MaeAstPretrainingConfig(PretrainingTaskFields, FairseqDataclass):
     """Fields of the `mae_ast_pretraining` task."""
 
-    data: str = MISSING
+    data: str = field(
+        default=MISSING, metadata={"help": "folder of {split}.tsv; several, separated by `:`, are trained on together"}
+    )
     seed: int = II("common.seed")
+    # Known here so that a misspelt one is an error; fairseq itself would say nothing and start from scratch.
+    restore_file: str = II("checkpoint.restore_file")
+    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
 
 
 @register_task("mae_ast_pretraining", dataclass=MaeAstPretrainingConfig)
@@ -68,21 +83,19 @@ class MaeAstPretrainingTask(FairseqTask):
 
     @plain_errors
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the criterion; raises ConfigError where there is no data folder.
+        """Build the criterion; raises ConfigError where a file or folder that the config names is not there.
 
         That is looked at here since fairseq builds a criterion before it reads data, and none on loading a model.
         """
-        folder = data_folder(self.cfg.data)
-        if not folder.is_dir():
-            raise ConfigError(
-                f"task.data: there is no folder {folder}; expected one that holds train.tsv and valid.tsv, "
-                "as `mae-ast manifest` writes them"
-            )
+        check_folders(data_folders(self.cfg.data))
+        if self.cfg.restore_file != FAIRSEQ_LAST_CHECKPOINT:
+            check_checkpoint("checkpoint.restore_file", self.cfg.restore_file)
+        check_checkpoint("checkpoint.finetune_from_model", self.cfg.finetune_from_model)
         return super().build_criterion(cfg, from_checkpoint)
 
     @plain_errors
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
-        """Read `{split}.tsv`; every split but those named `train...` is for validation."""
+        """Read `{split}.tsv` of every folder; every split but those named `train...` is for validation."""
         cfg = task_cfg or self.cfg
         if cfg.mask_type == RETAIN_SPANS:
             raise ConfigError(
@@ -90,8 +103,9 @@ class MaeAstPretrainingTask(FairseqTask):
                 "to pretrain with masked chunks set task.mask_type=chunk_mask"
             )
         assert self.model_cfg is not None, "build_model precedes load_dataset"
+        folders = data_folders(cfg.data)
         self.datasets[split] = MaskedAudioDataset(
-            read_manifest(data_folder(cfg.data) / f"{split}.tsv"),
+            join([read_manifest(folder / f"{split}.tsv") for folder in folders]),
             grid=self.grid,
             mask_type=cfg.mask_type,
             mask_ratio=self.model_cfg.random_mask_prob,
@@ -103,7 +117,12 @@ class MaeAstPretrainingTask(FairseqTask):
             max_keep_size=cfg.max_keep_size,
             random_crop=cfg.random_crop,
             pad_audio=cfg.pad_audio,
+            weights=read_weights(cfg.data_weights, len(folders)),
         )
+
+    def has_sharded_data(self, split: str) -> bool:
+        """Return False: several folders are trained on together, and not an epoch each."""
+        return False
 
     @plain_errors
     def get_batch_iterator(self, dataset: MaskedAudioDataset, max_tokens: Optional[int] = None, **kwargs: Any) -> Any:
@@ -165,10 +184,10 @@ class MaeAstPretrainingTask(FairseqTask):
         normalization.set_statistics(*statistics)
 
     def _statistics(self) -> Statistics:
-        path = data_folder(self.cfg.data) / FILE_NAME
-        if path.is_file():
-            logger.info("taking the data's mean and deviation from %s", path)
-            return read_statistics(path)
+        paths = [folder / FILE_NAME for folder in data_folders(self.cfg.data)]
+        if all(path.is_file() for path in paths):
+            logger.info("taking the data's mean and deviation from %s", ", ".join(map(str, paths)))
+            return read_statistics(paths[0])
         dataset = next(dataset for dataset in self.datasets.values() if dataset.training)
         rows = sample_rows(len(dataset), NUM_STATISTICS_CLIPS, generator(self.cfg.seed, Stream.STATISTICS))
         logger.info("measuring the data's mean and deviation over %d clips", len(rows))

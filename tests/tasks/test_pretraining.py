@@ -199,3 +199,22 @@ def test_the_run_stops_past_the_share_of_broken_files(corpus, tmp_path, max_bad_
                 task.valid_step(batch, model, criterion)
         else:
             assert task.valid_step(batch, model, criterion)[1] == batch["ntokens"]
+
+
+def test_a_misspelt_checkpoint_to_start_from_is_an_error(corpus):
+    for field in ("restore_file", "finetune_from_model"):
+        with pytest.raises(UserError, match=rf"checkpoint\.{field}: there is no file /gone\.pt"):
+            build_task(corpus, f"checkpoint.{field}=/gone.pt")
+
+
+def test_several_folders_are_trained_on_together(corpus, tmp_path):
+    (tmp_path / "train.tsv").write_text((corpus / "train.tsv").read_text())
+    task, _ = build_task(f"{corpus}:{tmp_path}", "task.data_weights='1:0.5'")
+    first, second = epochs(task)
+    for epoch in (first, second):
+        rows = sorted(chain(*(batch["id"].tolist() for batch in epoch)))
+        assert rows[:40] == list(range(40))
+        assert len(rows) == 60
+    drawn = [{row for batch in epoch for row in batch["id"].tolist() if row >= 40} for epoch in (first, second)]
+    assert drawn[0] != drawn[1]
+    assert not task.has_sharded_data("train")

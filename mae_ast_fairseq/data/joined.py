@@ -1,0 +1,70 @@
+"""Several manifests as one: rows are counted through them all, in the order given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mae_ast_fairseq.data.manifest import Manifest
+
+
+class JoinedManifest:
+    """The rows of several manifests one after another, with the interface of one.
+
+    Args:
+        parts: the manifests, at least one.
+    """
+
+    def __init__(self, parts: Sequence[Manifest]):
+        self.parts = tuple(parts)
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        """[K + 1] first row of each manifest, and the number of all rows"""
+        self.num_samples = np.concatenate([part.num_samples for part in parts])
+        self.sample_rates = np.concatenate([part.sample_rates for part in parts])
+        self.num_samples_at_16k = np.concatenate([part.num_samples_at_16k for part in parts])
+
+    def __len__(self) -> int:
+        return len(self.num_samples)
+
+    @property
+    def name(self) -> str:
+        """Return the manifests' own paths, for messages."""
+        return ", ".join(part.name for part in self.parts)
+
+    def _locate(self, row: int) -> tuple[Manifest, int]:
+        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.parts[part], row - int(self.starts[part])
+
+    def path(self, row: int) -> str:
+        """Return the path of a row's audio file."""
+        part, row = self._locate(row)
+        return part.path(row)
+
+    def where(self, row: int) -> str:
+        """Name a row as `file:line`, for messages."""
+        part, row = self._locate(row)
+        return part.where(row)
+
+
+def join(parts: Sequence[Manifest]) -> Manifest | JoinedManifest:
+    """Return several manifests as one; one alone as it is, without a copy."""
+    return parts[0] if len(parts) == 1 else JoinedManifest(parts)
+
+
+def draw_by_weight(rows: np.ndarray, starts: np.ndarray, weights: Sequence[float], order: np.ndarray) -> np.ndarray:
+    """Keep of each manifest's clips the share that its weight says, those that come first in `order`.
+
+    Args:
+        rows: [N] the rows of the clips, ascending.
+        starts: [K + 1] first row of each manifest, and the number of all rows.
+        weights: [K] shares in (0, 1].
+        order: [N] a permutation of the clips.
+
+    Returns:
+        The clips kept, in `order`.
+    """
+    parts = np.searchsorted(starts, rows[order], side="right") - 1
+    keep = np.zeros(len(order), dtype=bool)
+    for part, weight in enumerate(weights):
+        places = np.flatnonzero(parts == part)
+        keep[places[: round(weight * len(places))]] = True
+    return order[keep]
