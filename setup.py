@@ -1,9 +1,11 @@
 """Installs mae_ast_fairseq and its one command, `mae-ast`."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mae_ast_fairseq" / "__init__.py").read_text())[1]
@@ -14,6 +16,16 @@ FAIRSEQ = (
     "ve-fairseq==0.12.3; sys_platform == 'linux' and platform_machine == 'x86_64' "
     "and implementation_name == 'cpython' and python_version < '3.13'"
 )
+
+
+class BuildWithExamples(build_py):
+    """Puts the recipes, which lie beside the package in a clone, inside an installed one."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            shutil.copytree(HERE / "examples", Path(self.build_lib, "mae_ast_fairseq", "examples"), dirs_exist_ok=True)
+
 
 setup(
     name="mae_ast_fairseq",
@@ -38,7 +50,8 @@ setup(
     ],
     extras_require={
         "plot": ["matplotlib>=3.8"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+        "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.6", "setuptools>=77"],
     },
+    cmdclass={"build_py": BuildWithExamples},
     entry_points={"console_scripts": ["mae-ast = mae_ast_fairseq.cli:main"]},
 )

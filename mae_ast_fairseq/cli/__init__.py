@@ -17,6 +17,7 @@ PROG = "mae-ast"
 
 COMMANDS = {
     "manifest": "mae_ast_fairseq.cli.manifest",
+    "path": "mae_ast_fairseq.cli.path",
 }
 
 EXIT_USER_ERROR = 2

@@ -1,0 +1,43 @@
+"""`mae-ast path`: say where the package and its recipes lie, for fairseq's command line."""
+
+import argparse
+import json
+from pathlib import Path
+
+import mae_ast_fairseq
+from mae_ast_fairseq.errors import ConfigError
+
+HELP = "Print where the plugin lies (common.user_dir), or with --examples its recipes (--config-dir)."
+EXAMPLE = (
+    "fairseq-hydra-train --config-dir $(mae-ast path --examples) --config-name mae_ast_tiny \\\n"
+    "    common.user_dir=$(mae-ast path) task.data=/folder/with/manifests"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--examples", action="store_true", help="print the folder of the recipes instead")
+    parser.add_argument("--json", action="store_true", help="print both as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the path asked for."""
+    if args.json:
+        print(json.dumps({"user_dir": str(package_folder()), "examples": str(examples_folder())}))
+    else:
+        print(examples_folder() if args.examples else package_folder())
+    return 0
+
+
+def package_folder() -> Path:
+    """Return the folder of the package, fairseq's `common.user_dir`."""
+    return Path(mae_ast_fairseq.__file__).resolve().parent
+
+
+def examples_folder() -> Path:
+    """Return the folder of the recipes: inside an installed package, beside it in a clone."""
+    package = package_folder()
+    for folder in (package / "examples", package.parent / "examples"):
+        if folder.is_dir():
+            return folder
+    raise ConfigError(f"{package}: its recipes are neither in it nor beside it; install the package again")
