@@ -1,18 +1,22 @@
-"""`mae-ast manifest`: write the manifests of a folder of audio files, and list what cannot be trained on."""
+"""`mae-ast manifest`: write the manifests of a folder, or archive, of audio, and list what cannot be trained on."""
 
 import argparse
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
+from mae_ast_fairseq.data.archive import REPACK
+from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
+from mae_ast_fairseq.data.packing import pack
 from mae_ast_fairseq.data.scan import (
     EXTENSIONS,
     MIN_SECONDS,
     Rejected,
-    find_audio,
+    Source,
+    find_source,
     scan,
     split_side,
     write_rejected,
@@ -25,7 +29,11 @@ EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("folder", type=Path, help=f"folder of audio files ({', '.join(EXTENSIONS)})")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        help=f"folder of audio files ({', '.join(EXTENSIONS)}), or an uncompressed zip archive of them",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the manifests; made if absent")
     parser.add_argument(
         "--valid",
@@ -43,34 +51,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.cpu_count() or 1,
         help="probing processes (default: one a core, %(default)s)",
     )
+    parser.add_argument(
+        "--zip",
+        type=Path,
+        metavar="ARCHIVE.zip",
+        help="copy the accepted files into this one archive, uncompressed, and let the manifests refer to it: "
+        "millions of small files are slow on network disks",
+    )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Probe the folder, write the manifests, print what they hold."""
-    root = args.folder.resolve()
+    """Probe the files, pack them if wanted, write the manifests, print what they hold."""
     fraction, listed = _read_valid(args.valid)
     if args.seed < 0 or args.workers < 1 or not args.min_seconds >= 0:
         raise ConfigError("--seed and --min-seconds must not be negative, and --workers must be at least 1")
-    paths = find_audio(root)
-    if not paths:
-        raise ConfigError(f"{root}: no audio files below it; expected {', '.join(EXTENSIONS)}; check the path")
-    _check_listed(args.valid, listed, set(paths))
+    if args.zip is not None:
+        _check_zip(args.zip, args.folder)
+    source = find_source(args.folder)
+    if not source.names and not source.rejected:
+        raise ConfigError(f"{args.folder}: no audio files below it; expected {', '.join(EXTENSIONS)}; check the path")
+    _check_listed(args.valid, listed, {*source.names.values(), *(name for name, _ in source.rejected)})
     _prepare(args.out, has_valid=bool(listed) or fraction > 0)
 
-    accepted, rejected = scan(root, min_seconds=args.min_seconds, num_workers=args.workers, paths=paths)
-    write_rejected(args.out / "rejected.tsv", rejected)
-    if not accepted:
-        raise AudioError(
-            f"{root}: none of its {len(rejected)} audio files can be trained on, the first for being "
-            f"{rejected[0].reason}; {args.out / 'rejected.tsv'} lists why; mend them or correct the folder"
-        )
-    splits = _divide(accepted, args.valid, fraction, listed, args.seed)
+    accepted, rejected = _probe(source, args)
+    splits = _divide(accepted, source.names, args.valid, fraction, listed, args.seed)
+    root = source.root
+    if args.zip is not None:
+        root, splits = _pack(args.zip, root, accepted, splits)
     for split, rows in splits.items():
         write_manifest(args.out / f"{split}.tsv", root, rows)
     summary = _summarize(root, args.out, splits, rejected)
     print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
     return 0
+
+
+def _probe(source: Source, args: argparse.Namespace) -> tuple[list[ManifestRow], list[Rejected]]:
+    """Probe what was found and write rejected.tsv; nothing accepted is an error."""
+    accepted, rejected = scan(
+        source.root, min_seconds=args.min_seconds, num_workers=args.workers, paths=list(source.names)
+    )
+    rejected = sorted([*source.rejected, *(Rejected(source.names[path], reason) for path, reason in rejected)])
+    write_rejected(args.out / "rejected.tsv", rejected)
+    if not accepted:
+        raise AudioError(
+            f"{args.folder}: none of its {len(rejected)} audio files can be trained on, the first for being "
+            f"{rejected[0].reason}; {args.out / 'rejected.tsv'} lists why; "
+            f"{'mend them or correct the folder' if source.names else REPACK}"
+        )
+    return accepted, rejected
+
+
+def _check_zip(archive: Path, folder: Path) -> None:
+    """Refuse, before hours of probing, an archive that could not be written or referred to."""
+    if folder.is_file():
+        raise ConfigError(
+            f"--zip {archive}: {folder} is a file; expected a folder to pack; leave --zip out for an archive"
+        )
+    if archive.suffix.lower() != ".zip" or unwritable(archive.name):
+        raise ConfigError(f"--zip {archive}: not a name that manifests can refer to; expected one that ends in .zip")
+    if archive.exists():
+        raise ConfigError(
+            f"--zip {archive}: there already, and manifests may refer to it; expected a new file; delete it or "
+            "choose another name"
+        )
+    if not archive.parent.is_dir() or not os.access(archive.parent, os.W_OK):
+        raise ConfigError(f"--zip {archive}: expected a folder to write in; make {archive.parent} or choose another")
+
+
+def _pack(
+    archive: Path, root: Path, accepted: list[ManifestRow], splits: dict[str, list[ManifestRow]]
+) -> tuple[Path, dict[str, list[ManifestRow]]]:
+    """Pack the accepted files; return the archive's folder, as the root, and the rows that refer to the archive."""
+    members = pack(archive, root, [row.relative_path for row in accepted])
+    paths = {member.name: member.path_in(archive.name) for member in members}
+    return archive.parent.resolve(), {
+        split: [row._replace(relative_path=paths[row.relative_path]) for row in rows] for split, rows in splits.items()
+    }
 
 
 def _read_valid(value: str) -> tuple[float, list[str]]:
@@ -116,16 +173,19 @@ def _prepare(out: Path, has_valid: bool) -> None:
 
 
 def _divide(
-    accepted: list[ManifestRow], valid: str, fraction: float, listed: list[str], seed: int
+    accepted: list[ManifestRow],
+    names: Mapping[str, str],
+    valid: str,
+    fraction: float,
+    listed: list[str],
+    seed: int,
 ) -> dict[str, list[ManifestRow]]:
-    """Put every file on its side; a side without files is an error."""
+    """Put every file on the side of its own name, wherever it lies; a side without files is an error."""
     splits: dict[str, list[ManifestRow]] = {"train": [], "valid": []}
-    names = set(listed)
+    held_out = set(listed)
     for row in accepted:
-        if listed:
-            side = "valid" if row.relative_path in names else "train"
-        else:
-            side = split_side(row.relative_path, fraction, seed)
+        name = names[row.relative_path]
+        side = ("valid" if name in held_out else "train") if listed else split_side(name, fraction, seed)
         splits[side].append(row)
     if not listed and fraction == 0:
         del splits["valid"]

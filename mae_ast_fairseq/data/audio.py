@@ -1,6 +1,8 @@
 """Decoding a crop of an audio file: mono, 16 kHz, float32, and no more of the file than the crop needs."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -8,6 +10,7 @@ import numpy as np
 import soundfile as sf
 import soxr
 
+from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.errors import AudioError
 
 SAMPLE_RATE = 16_000
@@ -43,7 +46,7 @@ def load_audio(
     expect_samples: int | None = None,
     expect_rate: int | None = SAMPLE_RATE,
 ) -> np.ndarray:
-    """Decode a crop of an audio file as mono at 16 kHz.
+    """Decode a crop of an audio file, or of one inside a zip archive (`data/archive.py`), as mono at 16 kHz.
 
     `start` and `num_samples` count samples at 16 kHz; a crop that reaches over the file's end is cut there,
     and None means the file's rest. `expect_samples` counts at the file's own rate, as a manifest does; it and
@@ -54,7 +57,7 @@ def load_audio(
     Raises AudioError, also for NaN and infinity and for files shorter than their header says.
     """
     try:
-        with sf.SoundFile(path) as file:
+        with open_audio(path) as file:
             _check_header(path, file, expect_samples, expect_rate)
             total = samples_at_16k(file.frames, file.samplerate)
             if not 0 <= start < total:
@@ -72,6 +75,18 @@ def load_audio(
     return waveform
 
 
+@contextmanager
+def open_audio(path: str | Path) -> Iterator[sf.SoundFile]:
+    """Open an audio file, or `archive.zip:offset:length`; raises AudioError or one of DECODING_ERRORS."""
+    location = archive.parse(path)
+    if location is None:
+        with sf.SoundFile(path) as file:
+            yield file
+    else:
+        with archive.open_part(location) as part, sf.SoundFile(part) as file:
+            yield file
+
+
 def samples_at_16k(num_samples: int, sample_rate: int) -> int:
     """Count the samples that a file of `num_samples` at `sample_rate` has at 16 kHz: the ceiling, exactly."""
     return -(-num_samples * SAMPLE_RATE // sample_rate)
@@ -79,13 +94,19 @@ def samples_at_16k(num_samples: int, sample_rate: int) -> int:
 
 def unreadable(path: str | Path, error: BaseException) -> str:
     """Say in one line why a file cannot be decoded, and how to mend it."""
-    file = Path(path)
+    location = archive.parse(path)
+    file = Path(path if location is None else location.archive)
     if not file.exists():
         return f"{path}: there is no such file; expected an audio file; correct the path or the root"
     if file.is_dir():
         return f"{path}: this is a folder; expected an audio file; correct the manifest's line"
     reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
     reason = reason.removeprefix("Error : ").rstrip(".")
+    if location is not None:
+        return (
+            f"{path}: cannot be decoded ({reason}); expected uncompressed audio at that offset; the archive is "
+            f"compressed or was changed since: {archive.REPACK}, and rewrite the manifest"
+        )
     return f"{path}: cannot be decoded ({reason}); expected audio that libsndfile reads; {_REMEDY}"
 
 

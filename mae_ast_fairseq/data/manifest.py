@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
@@ -22,12 +21,11 @@ from mae_ast_fairseq.errors import ManifestError
 MAX_SAMPLE_DIGITS = 14  # 10^14 samples are 198 years, and samples * 16000 stays inside int64
 MAX_RATE_DIGITS = 9  # stays inside int32
 
-_CHUNK_BYTES = 1 << 20  # a chunk and its temporaries stay in the processor's cache: 4 MB take 1.5 times as long
-_TAB, _NEWLINE, _RETURN, _SLASH, _ZERO = b"\t\n\r/0"
+# A chunk and its temporaries stay in the processor's cache: 4 MB take 1.5 times as long. At 1 MB and above malloc
+# gives the temporaries back to the system after each chunk, which costs five times the page faults.
+_CHUNK_BYTES = 1 << 19
+_TAB, _NEWLINE, _RETURN, _SLASH, _DOT, _ZERO = b"\t\n\r/.0"
 _BOM = b"\xef\xbb\xbf"
-_PARENTS = (b"/../", b"/..\t", b"\n../", b"\n..\t")
-_PARENTS_AT_START = (b"../", b"..\t")
-_PARENT = re.compile(rb"(?:^|/)\.\.(?:/|\t)", re.MULTILINE)
 _REWRITE = "mend the line or write the manifest with `mae-ast manifest`"
 
 
@@ -61,7 +59,7 @@ class Manifest:
         """Return the manifest's own path, for messages."""
         return str(self.file)
 
-    @cached_property
+    @property
     def num_samples_at_16k(self) -> np.ndarray:
         """Count each file's samples at 16 kHz: int64 [N], the ceiling of samples * 16000 / rate, exactly."""
         if (self.sample_rates == SAMPLE_RATE).all():
@@ -297,7 +295,8 @@ def _parse_chunk(chunk: bytes, root: bytes) -> tuple[np.ndarray, _Columns, list[
         sample_rates[with_rate] = rates
     suspects = set(np.flatnonzero(is_bad)[:1].tolist())
     suspects.update(np.flatnonzero(_is_outside(text, starts, path_ends, root)).tolist())
-    suspects.update(np.searchsorted(starts, _suspect_bytes(chunk), side="right") - 1)
+    suspects.update(np.searchsorted(starts, _undecodable(chunk), side="right") - 1)
+    suspects.update(np.searchsorted(starts, _parent_folders(text), side="right") - 1)
     return starts, _Columns(num_samples, sample_rates), sorted(suspects)
 
 
@@ -331,17 +330,24 @@ def _is_outside(text: np.ndarray, starts: np.ndarray, ends: np.ndarray, root: by
     return is_outside
 
 
-def _suspect_bytes(chunk: bytes) -> list[int]:
-    """Return positions of NUL, of bytes that are not UTF-8, and of parent folders in paths."""
+def _undecodable(chunk: bytes) -> list[int]:
+    """Return the positions of the first NUL and of the first byte that is not UTF-8."""
     positions = [chunk.find(b"\0")] if b"\0" in chunk else []
     if not chunk.isascii():
         try:
             chunk.decode()
         except UnicodeDecodeError as error:
             positions.append(error.start)
-    if any(parent in chunk for parent in _PARENTS) or chunk.startswith(_PARENTS_AT_START):
-        positions += [match.end() - 1 for match in _PARENT.finditer(chunk)]
     return positions
+
+
+def _parent_folders(text: np.ndarray) -> np.ndarray:
+    """Return the positions of `..` as a part of a path; searching bytes for them takes ten times as long."""
+    is_dot = text == _DOT
+    pairs = np.flatnonzero(is_dot[:-1] & is_dot[1:])
+    before, after = text[np.maximum(pairs - 1, 0)], text[pairs + 2]  # a newline ends the text: no pair does
+    begins = (pairs == 0) | (before == _SLASH) | (before == _NEWLINE)
+    return pairs[begins & ((after == _SLASH) | (after == _TAB))]
 
 
 def _fault(line: bytes, root: str) -> tuple[str, str] | None:

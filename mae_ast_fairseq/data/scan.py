@@ -15,7 +15,8 @@ from typing import NamedTuple, NoReturn
 import soundfile as sf
 from tqdm import tqdm
 
-from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, unreadable
+from mae_ast_fairseq.data import archive
+from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, open_audio, unreadable
 from mae_ast_fairseq.data.manifest import ManifestRow, atomic_write, unwritable, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
 
@@ -39,6 +40,17 @@ class Rejected(NamedTuple):
 
     relative_path: str
     reason: str
+
+
+class Source(NamedTuple):
+    """Audio files that were found in a folder, or in an archive, to be read from there."""
+
+    root: Path
+    """what a manifest has as its root"""
+    names: dict[str, str]
+    """what a manifest calls a file, and its path in the folder or archive"""
+    rejected: list[Rejected]
+    """what an archive holds in a form that cannot be read in place"""
 
 
 # Tells for a relative path its split, or (split, comma-separated labels), or None to leave the file out.
@@ -74,6 +86,20 @@ def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list
     return sorted(paths)
 
 
+def find_source(path: str | Path) -> Source:
+    """Find the audio files below a folder, or in the zip archive that is given in its place.
+
+    Raises ConfigError where neither is, or it may not be read.
+    """
+    path = Path(path).resolve()
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        return Source(path, {name: name for name in find_audio(path)}, [])
+    members = archive.members(path, EXTENSIONS)
+    rejected = [Rejected(member.name, member.fault) for member in members if member.fault]
+    names = {member.path_in(path.name): member.name for member in members if not member.fault}
+    return Source(path.parent, names, rejected)
+
+
 def _refuse_folder(error: OSError) -> None:
     reason = error.strerror or error
     raise ConfigError(
@@ -84,10 +110,11 @@ def _refuse_folder(error: OSError) -> None:
 def probe(path: str | Path) -> AudioInfo:
     """Read from an audio file's header how long it is, and check that its last sample can be decoded.
 
-    Raises AudioError for a file that is unreadable, empty, or shorter than its header says.
+    Takes `archive.zip:offset:length` too. Raises AudioError for what is unreadable, empty, or shorter than
+    its header says.
     """
     try:
-        with sf.SoundFile(path) as file:
+        with open_audio(path) as file:
             info = AudioInfo(file.frames, file.samplerate)
             if info.num_samples > MAX_SAMPLES:
                 _refuse(path, "no length: the header does not state one; convert it from file to file")
@@ -117,7 +144,8 @@ def _refuse(path: str | Path, reason: str) -> NoReturn:
 
 def _num_missing_bytes(path: str | Path) -> int:
     """Count the bytes that a WAV or AIFF file's audio lacks: libsndfile silently reads a shorter file."""
-    with Path(path).open("rb") as file:
+    location = archive.parse(path)
+    with Path(path).open("rb") if location is None else archive.open_part(location) as file:
         head = file.read(12)
         if head[:4] == b"RIFF" and head[8:] == b"WAVE":
             byte_order, wanted = "<", b"data"
@@ -130,7 +158,7 @@ def _num_missing_bytes(path: str | Path) -> int:
             if name == wanted:
                 # Writers that cannot seek back, such as a pipe's end, leave a size of about 2^31 or 2^32.
                 is_stated = num_bytes < 0x7FFF0000
-                return file.tell() + num_bytes - os.fstat(file.fileno()).st_size if is_stated else 0
+                return file.tell() + num_bytes - file.seek(0, os.SEEK_END) if is_stated else 0
             file.seek(num_bytes + num_bytes % 2, os.SEEK_CUR)
     return 0
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
 import soundfile as sf
 
 from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
 
 
@@ -149,3 +151,128 @@ def test_numbers_out_of_range_are_refused(corpus, tmp_path, capsys, option):
 def test_an_out_that_is_a_file_is_named(corpus, tmp_path, capsys):
     (tmp_path / "out").touch()
     assert f"--out {tmp_path / 'out'}: cannot be made" in _message(capsys, corpus, "--out", tmp_path / "out")
+
+
+def _zip(corpus, compression=zipfile.ZIP_STORED):
+    """An archive of all the corpus' files, as `zip` makes it."""
+    archive = corpus.with_name("corpus.zip")
+    with zipfile.ZipFile(archive, "w", compression) as file:
+        for path in sorted(corpus.rglob("*.wav")):
+            file.write(path, path.relative_to(corpus))
+    return archive
+
+
+def _clips(path):
+    """Every clip of a manifest, loaded."""
+    manifest = read_manifest(path)
+    return [
+        load_audio(manifest.path(row), expect_samples=int(samples), expect_rate=int(rate))
+        for row, (samples, rate) in enumerate(zip(manifest.num_samples, manifest.sample_rates, strict=True))
+    ]
+
+
+def _make_distinct(corpus):
+    for value, path in enumerate(sorted((corpus / "sub").iterdir())):
+        sf.write(path, np.full(16000, value / 100), 16000)
+
+
+def test_packed_files_are_on_their_own_side_and_sound_as_before(corpus, tmp_path):
+    _make_distinct(corpus)
+    argv = ["manifest", str(corpus), "--valid", "0.3", "--out"]
+    assert main([*argv, str(tmp_path / "files")]) == 0
+    assert main([*argv, str(tmp_path / "zip"), "--zip", str(tmp_path / "a.zip")]) == 0
+    for split in ("train", "valid"):
+        paths = [path.split(":")[0] for path in _paths(tmp_path / "zip" / f"{split}.tsv")]
+        assert set(paths) == {"a.zip"}
+        expected = _clips(tmp_path / "files" / f"{split}.tsv")
+        for clip, own in zip(_clips(tmp_path / "zip" / f"{split}.tsv"), expected, strict=True):
+            np.testing.assert_array_equal(clip, own)
+
+
+def test_only_accepted_files_are_packed(corpus, tmp_path):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0", "--zip", str(tmp_path / "a.zip")])
+    with zipfile.ZipFile(tmp_path / "a.zip") as file:
+        assert file.namelist() == ["slow.wav", *(f"sub/{index:02}.wav" for index in range(20))]
+
+
+def test_an_archive_gives_the_manifests_that_its_packing_gave(corpus, tmp_path):
+    argv = ["--valid", "0.3", "--out"]
+    main(["manifest", str(corpus), "--zip", str(tmp_path / "a.zip"), *argv, str(tmp_path / "packed")])
+    assert main(["manifest", str(tmp_path / "a.zip"), *argv, str(tmp_path / "read")]) == 0
+    for split in ("train.tsv", "valid.tsv"):
+        assert (tmp_path / "read" / split).read_bytes() == (tmp_path / "packed" / split).read_bytes()
+
+
+def test_a_list_names_the_files_in_an_archive(corpus, tmp_path):
+    _make_distinct(corpus)
+    (tmp_path / "list.txt").write_text("sub/03.wav\n")
+    argv = ["manifest", str(_zip(corpus)), "--out", str(tmp_path), "--valid", str(tmp_path / "list.txt")]
+    assert main(argv) == 0
+    (clip,) = _clips(tmp_path / "valid.tsv")
+    np.testing.assert_array_equal(clip, load_audio(corpus / "sub" / "03.wav"))
+
+
+def test_what_an_archive_rejects_has_its_own_name(corpus, tmp_path):
+    archive = _zip(corpus)
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file:
+        file.write(corpus / "slow.wav", "packed.wav")
+    main(["manifest", str(archive), "--out", str(tmp_path), "--valid", "0"])
+    lines = (tmp_path / "rejected.tsv").read_text().splitlines()
+    assert [re.split("[\t:]", line)[:2] for line in lines] == [
+        ["broken.wav", "unreadable"],
+        ["packed.wav", "compressed"],
+        ["short.wav", "too short"],
+    ]
+
+
+def test_a_truncated_wav_in_an_archive_is_rejected(corpus, tmp_path):
+    path = corpus / "sub" / "00.wav"
+    path.write_bytes(path.read_bytes()[:20000])
+    main(["manifest", str(_zip(corpus)), "--out", str(tmp_path), "--valid", "0"])
+    assert "sub/00.wav\ttruncated: 12044 bytes less" in (tmp_path / "rejected.tsv").read_text()
+
+
+def test_an_archive_that_is_all_compressed_says_how_to_repack(corpus, tmp_path, capsys):
+    message = _message(capsys, _zip(corpus, zipfile.ZIP_DEFLATED), "--out", tmp_path)
+    assert "none of its 23 audio files can be trained on, the first for being compressed: deflate" in message
+    assert "`zip -0" in message
+
+
+def test_what_is_no_archive_is_named(tmp_path, capsys):
+    (tmp_path / "a.zip").write_text("hello")
+    assert f"{tmp_path / 'a.zip'}: cannot be read as a zip" in _message(
+        capsys, tmp_path / "a.zip", "--out", tmp_path / "out"
+    )
+
+
+def test_an_archive_without_audio_is_named(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("notes.txt", "hello")
+    assert "no audio files below it" in _message(capsys, tmp_path / "a.zip", "--out", tmp_path / "out")
+
+
+def test_an_archive_that_is_there_is_kept(corpus, tmp_path, capsys):
+    archive = _zip(corpus)
+    before = archive.read_bytes()
+    assert "there already" in _message(capsys, corpus, "--out", tmp_path / "out", "--zip", archive)
+    assert archive.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("a.tar", "ends in .zip"), ("a\tb.zip", "ends in .zip"), ("none/a.zip", "expected a folder to write in")],
+)
+def test_a_zip_that_could_not_be_used_is_refused_before_probing(corpus, tmp_path, capsys, name, found):
+    assert found in _message(capsys, corpus, "--out", tmp_path / "out", "--zip", tmp_path / name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_is_not_packed_again(corpus, tmp_path, capsys):
+    message = _message(capsys, _zip(corpus), "--out", tmp_path / "out", "--zip", tmp_path / "b.zip")
+    assert "leave --zip out for an archive" in message
+
+
+def test_an_empty_validation_part_packs_nothing(corpus, tmp_path, capsys):
+    argv = ["--out", tmp_path / "out", "--valid", "0.000001", "--zip", tmp_path / "a.zip"]
+    assert "fell to valid.tsv" in _message(capsys, corpus, *argv)
+    assert not (tmp_path / "a.zip").exists()

@@ -1,7 +1,9 @@
 """Loading crops: each equals its slice of the whole file, in every format; and what is refused, by name."""
 
+import os
 import pickle
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -93,6 +95,40 @@ def test_a_resampled_tone_is_the_tone_at_16_khz(tmp_path):
     np.testing.assert_allclose(crop, np.sin(2 * np.pi * 440 * np.arange(4000, 12000) / 16000), atol=1e-4)
 
 
+def _in_zip(path, compression=zipfile.ZIP_STORED):
+    """Return what a manifest calls a file, between two others in an archive beside it."""
+    archive = path.with_name("a.zip")
+    with zipfile.ZipFile(archive, "w", compression) as file:
+        file.writestr("before", bytes(1000))
+        file.write(path, path.name)
+        file.writestr("behind", bytes(1000))
+        offset = file.getinfo(path.name).header_offset + 30 + len(path.name)
+        return f"{archive}:{offset}:{file.getinfo(path.name).compress_size}"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_clip_in_an_archive_equals_the_clip_in_its_file(tmp_path, name):
+    filename, rate, num_channels, options, _ = FORMATS[name]
+    path = _write(tmp_path / filename, _noise(5 * rate + 77, num_channels), rate, **options)
+    zipped = _in_zip(path)
+    for start, num_samples in [(0, None), (1, 9_001), (30_000, 20_000), (79_000, None)]:
+        expected = load_audio(path, start, num_samples, expect_rate=rate)
+        np.testing.assert_array_equal(load_audio(zipped, start, num_samples, expect_rate=rate), expected)
+
+
+def test_a_crop_reads_only_its_part_of_the_archive(tmp_path, monkeypatch):
+    zipped = _in_zip(_write(tmp_path / "a.wav", _noise(1_000_000)))
+    preadv, num_read = os.preadv, []
+
+    def count(*arguments):
+        num_read.append(preadv(*arguments))
+        return num_read[-1]
+
+    monkeypatch.setattr(os, "preadv", count)
+    load_audio(zipped, start=500_000, num_samples=16_000)
+    assert 32_000 < sum(num_read) < 400_000
+
+
 def test_real_recordings_have_the_promised_length(recordings):
     for path in sorted(recordings.glob("*/*"))[::100]:
         info = sf.info(path)
@@ -173,6 +209,45 @@ def test_huge_samples_are_finite(tmp_path):
     waveform = np.full(800, 3e38, dtype=np.float32)
     path = _write(tmp_path / "a.wav", waveform, subtype="FLOAT")
     np.testing.assert_array_equal(load_audio(path), waveform)
+
+
+def test_a_missing_archive_is_named(tmp_path):
+    assert "no such file" in _refused(f"{tmp_path}/none.zip:0:10")
+
+
+def test_a_compressed_archive_is_named_with_how_to_repack(tmp_path):
+    zipped = _in_zip(_write(tmp_path / "a.wav", _noise(8000)), zipfile.ZIP_DEFLATED)
+    message = _refused(zipped)
+    assert "cannot be decoded" in message
+    assert "`zip -0" in message
+
+
+def test_an_archive_that_became_shorter_is_named(tmp_path):
+    zipped = _in_zip(_write(tmp_path / "a.wav", _noise(8000)))
+    os.truncate(tmp_path / "a.zip", 10_000)
+    assert "the archive ends after 10000 bytes" in _refused(zipped)
+
+
+@pytest.mark.parametrize("filename", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_an_archive_with_other_bytes_at_the_offset_is_named(tmp_path, filename):
+    zipped = _in_zip(_write(tmp_path / filename, _noise(32000)))
+    data = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(data[777:] + data[:777])
+    _refused(zipped, expect_samples=32000)
+
+
+def test_an_archive_with_another_clip_at_the_offset_is_named(tmp_path):
+    first, second = (_in_zip(_write(tmp_path / "a.wav", _noise(count))) for count in (32000, 31000))
+    assert first.split(":")[1] == second.split(":")[1]
+    assert "it has 31000 samples; expected 32000" in _refused(
+        first.replace(first.split(":")[2], second.split(":")[2]), expect_samples=32000
+    )
+
+
+@pytest.mark.parametrize(("filename", "found"), [("a.wav", "samples; expected 32000"), ("a.flac", "cannot be decoded")])
+def test_a_length_that_is_too_short_is_named(tmp_path, filename, found):
+    archive, offset, length = _in_zip(_write(tmp_path / filename, _noise(32000))).rsplit(":", 2)
+    assert found in _refused(f"{archive}:{offset}:{int(length) // 2}", expect_samples=32000)
 
 
 def test_the_error_crosses_processes(tmp_path):

@@ -43,7 +43,7 @@ def _naive(data):
         columns = text.split("\t")
         path = columns[0]
         absolute_outside = path.startswith("/") and root != "/" and not path.startswith(root + "/")
-        if len(columns) not in (2, 3) or not path or ".." in path.split("/") or absolute_outside:
+        if len(columns) not in (2, 3) or not path or _climbs_out(path, root) or absolute_outside:
             return number
         if not re.fullmatch("[0-9]{1,14}", columns[1]):
             return number
@@ -54,6 +54,19 @@ def _naive(data):
     return rows or len(lines) + 1
 
 
+def _climbs_out(path, root):
+    """Follow a path part by part: below `/` no step up is allowed, elsewhere none above the root."""
+    depth = 0
+    for part in path.split("/"):
+        if part == "..":
+            depth -= 1
+            if root == "/" or depth < 0:
+                return True
+        elif part not in ("", "."):
+            depth += 1
+    return False
+
+
 def _parsed(path):
     try:
         return _rows(read_manifest(path))
@@ -61,8 +74,10 @@ def _parsed(path):
         return int(re.match(rf"{re.escape(str(path))}:(\d+): .+; expected .+; ", str(error))[1])
 
 
-PATHS = st.sampled_from(["a.wav", "b/c.flac", "é/ü..ogg", "x", "/data/y.wav", "a b", "\x0b", "\ufffd"])
-BAD_PATHS = st.sampled_from(["", "../a", "b/../../c", "..", "/elsewhere/z", "n\0", "/datax/y", "x/.."])
+PATHS = st.sampled_from(
+    ["a.wav", "b/c.flac", "é/ü..ogg", "x", "/data/y.wav", "a b", "\x0b", "\ufffd", "a/../b", "x/.."]
+)
+BAD_PATHS = st.sampled_from(["", "../a", "b/../../c", "..", "/elsewhere/z", "n\0", "/datax/y", "x/../.."])
 COUNTS = st.integers(0, 10**14 - 1).map(str) | st.sampled_from(["0", "007"])
 BAD_COUNTS = st.sampled_from(["", "-5", "16_000", "1.0", " 1", "1 ", "x", "٣", "1" * 15, "+1", "1\r"])
 RATES = st.sampled_from(["8000", "44100", "999999999"])
@@ -250,6 +265,30 @@ def test_what_is_held_is_the_file_and_16_bytes_a_row(tmp_path):
     data = b"/data\n" + b"".join(b"folder/%06d.flac\t160000\n" % i for i in range(1000))
     pickled = pickle.dumps(read_manifest(_write(tmp_path, data)))
     assert len(data) + 16 * 1000 < len(pickled) < len(data) + 16 * 1000 + 1500
+
+
+@pytest.mark.parametrize("rate", ["", "\t44100"])
+def test_the_arrays_take_at_most_the_file_and_20_bytes_a_row(tmp_path, rate):
+    path = _write(tmp_path, "/data\n" + "".join(f"folder/{i:06}.flac\t160000{rate}\n" for i in range(1000)))
+    arrays = [value for value in vars(read_manifest(path)).values() if isinstance(value, np.ndarray)]
+    assert len(arrays) == 4
+    assert sum(array.nbytes for array in arrays) <= path.stat().st_size + 20 * 1000
+
+
+def test_counts_at_16k_are_no_copy_where_all_files_have_that_rate(tmp_path):
+    manifest = read_manifest(_write(tmp_path, "/data\na\t1\nb\t2\n"))
+    assert manifest.num_samples_at_16k is manifest.num_samples
+
+
+def test_a_path_into_an_archive_is_joined_with_the_root(tmp_path):
+    manifest = read_manifest(_write(tmp_path, "/data\nsub/a.zip:4294967296:3000\t1\n"))
+    assert manifest.path(0) == "/data/sub/a.zip:4294967296:3000"
+
+
+def test_two_dots_inside_a_name_are_no_parent_folder(tmp_path):
+    paths = ["..a/b..", "a/..b/c", "a/b../...", "...", "x..y.wav"]
+    manifest = read_manifest(_write(tmp_path, "/data\n" + "".join(f"{path}\t1\n" for path in paths)))
+    assert [manifest.relative_path(row) for row in range(len(manifest))] == paths
 
 
 def test_a_manifest_survives_pickling(tmp_path):
