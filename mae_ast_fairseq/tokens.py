@@ -12,6 +12,9 @@ from torch import Tensor
 
 from mae_ast_fairseq.errors import ConfigError
 
+MIN_TOKENS = 2
+"""A clip needs one token to see and one to predict."""
+
 
 @dataclass(frozen=True)
 class TokenGrid:
@@ -30,11 +33,11 @@ class TokenGrid:
 
     def __post_init__(self) -> None:
         fields = {
-            "feature_dim": self.feature_dim,
-            "ast_kernel_size_chan": self.kernel[0],
-            "ast_kernel_size_time": self.kernel[1],
-            "ast_kernel_stride_chan": self.stride[0],
-            "ast_kernel_stride_time": self.stride[1],
+            "task.feature_dim": self.feature_dim,
+            "model.ast_kernel_size_chan": self.kernel[0],
+            "model.ast_kernel_size_time": self.kernel[1],
+            "model.ast_kernel_stride_chan": self.stride[0],
+            "model.ast_kernel_stride_time": self.stride[1],
         }
         for field, value in fields.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -42,15 +45,17 @@ class TokenGrid:
         for axis, kernel, stride in zip(("chan", "time"), self.kernel, self.stride, strict=True):
             if stride > kernel:
                 raise ConfigError(
-                    f"ast_kernel_stride_{axis}: found {stride}, expected at most {kernel}, which is "
-                    f"ast_kernel_size_{axis}; a larger stride would skip part of the spectrogram"
+                    f"model.ast_kernel_stride_{axis}: found {stride}, expected at most {kernel}, which is "
+                    f"model.ast_kernel_size_{axis}; a larger stride would skip part of the spectrogram"
                 )
         bands, band_stride = self.kernel[0], self.stride[0]
         if bands > self.feature_dim:
-            raise ConfigError(f"ast_kernel_size_chan: found {bands}, expected at most feature_dim = {self.feature_dim}")
+            raise ConfigError(
+                f"model.ast_kernel_size_chan: found {bands}, expected at most feature_dim = {self.feature_dim}"
+            )
         if band_stride == bands and self.feature_dim % bands:
             raise ConfigError(
-                f"ast_kernel_size_chan: found {bands}, expected a divisor of feature_dim = "
+                f"model.ast_kernel_size_chan: found {bands}, expected a divisor of feature_dim = "
                 f"{self.feature_dim}, such as 16 for patches or 128 for frame tokens of 128 bands"
             )
 
@@ -74,8 +79,8 @@ class TokenGrid:
         for axis, kernel, stride in zip(("chan", "time"), self.kernel, self.stride, strict=True):
             if stride != kernel:
                 raise ConfigError(
-                    f"ast_kernel_stride_{axis}: found {stride}, expected {kernel}, the same as "
-                    f"ast_kernel_size_{axis}; reconstruction and masking need patches without overlap"
+                    f"model.ast_kernel_stride_{axis}: found {stride}, expected {kernel}, the same as "
+                    f"model.ast_kernel_size_{axis}; reconstruction and masking need patches without overlap"
                 )
 
     def num_columns(self, num_frames: Any) -> Any:

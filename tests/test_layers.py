@@ -26,12 +26,27 @@ LAYERS = {
     "data": 2,
     "models": 2,
     "checkpoints": 3,
+    "reconstruction": 3,
+    "plots": 3,
     "criterions": 4,
     "tasks": 4,
     "cli": 5,
     "demo": 5,
 }
-WITHOUT_FAIRSEQ = ("data.audio", "data.manifest", "checkpoints")  # besides layers 0 and 1
+WITHOUT_FAIRSEQ = (
+    "data.audio",
+    "data.manifest",
+    "data.archive",
+    "data.packing",
+    "data.scan",
+    "data.check",
+    "data.statistics",
+    "cli.manifest",
+    "checkpoints",
+    "reconstruction",
+    "plots",
+    "cli.reconstruct",
+)  # besides layers 0 and 1
 
 # What a finder does not find is not installed: for find_spec as for import.
 HIDE_FAIRSEQ = """

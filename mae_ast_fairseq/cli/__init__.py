@@ -16,8 +16,11 @@ from mae_ast_fairseq.errors import UserError
 PROG = "mae-ast"
 
 COMMANDS = {
+    "check": "mae_ast_fairseq.cli.check",
     "manifest": "mae_ast_fairseq.cli.manifest",
     "path": "mae_ast_fairseq.cli.path",
+    "reconstruct": "mae_ast_fairseq.cli.reconstruct",
+    "stats": "mae_ast_fairseq.cli.stats",
 }
 
 EXIT_USER_ERROR = 2

@@ -9,6 +9,7 @@ from mae_ast_fairseq.errors import ConfigError
 
 HELP = "Print where the plugin lies (common.user_dir), or with --examples its recipes (--config-dir)."
 EXAMPLE = (
+    "mae-ast path --examples\n\n  "
     "fairseq-hydra-train --config-dir $(mae-ast path --examples) --config-name mae_ast_tiny \\\n"
     "    common.user_dir=$(mae-ast path) task.data=/folder/with/manifests"
 )

@@ -20,10 +20,14 @@ class JoinedManifest:
         """[K + 1] first row of each manifest, and the number of all rows"""
         self.num_samples = np.concatenate([part.num_samples for part in parts])
         self.sample_rates = np.concatenate([part.sample_rates for part in parts])
-        self.num_samples_at_16k = np.concatenate([part.num_samples_at_16k for part in parts])
 
     def __len__(self) -> int:
         return len(self.num_samples)
+
+    @property
+    def num_samples_at_16k(self) -> np.ndarray:
+        """Count each file's samples at 16 kHz: int64 [N]."""
+        return np.concatenate([part.num_samples_at_16k for part in self.parts])
 
     @property
     def name(self) -> str:

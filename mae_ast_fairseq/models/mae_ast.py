@@ -8,7 +8,7 @@ from fairseq.models import BaseFairseqModel, register_model
 
 from mae_ast_fairseq.config import MaeAstFields
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import autoencoder_arguments
+from mae_ast_fairseq.nn.build import autoencoder_arguments, unused_released_keys
 
 
 @dataclass
@@ -29,12 +29,3 @@ class MaeAstModel(MaskedAutoencoder, BaseFairseqModel):
         """Leave out, in place, the tensors of released files that the model has no use for."""
         for key in unused_released_keys(state_dict):
             del state_dict[key]
-
-
-UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
-"""Tensors that released checkpoints carry and no forward pass reads; positions are computed."""
-
-
-def unused_released_keys(state_dict: dict[str, Any]) -> list[str]:
-    """Return the keys of a released state dict that have no use here."""
-    return [key for key in state_dict if key.startswith(UNUSED_RELEASED_PREFIXES)]

@@ -1,12 +1,15 @@
 """Builds the torch modules from the plain config fields; the only place below the registered classes that sees them."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from mae_ast_fairseq.config import MaeAstFields, check_model, require_choice
-from mae_ast_fairseq.masking import check_ratio
+from mae_ast_fairseq.config import MaeAstFields, check_model, require_choice, require_positive
 from mae_ast_fairseq.nn.normalization import STATISTICS
 from mae_ast_fairseq.nn.transformer import ACTIVATIONS, TransformerLayer, TransformerStack
 from mae_ast_fairseq.tokens import TokenGrid
+
+UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
+"""Tensors that released checkpoints carry and no forward pass reads; positions are computed."""
 
 
 def build_grid(fields: MaeAstFields, feature_dim: int) -> TokenGrid:
@@ -45,7 +48,7 @@ def build_stack(fields: MaeAstFields, *, num_layers: int, width: int, ffn_width:
 def autoencoder_arguments(fields: MaeAstFields, feature_dim: int) -> dict[str, Any]:
     """Return the keywords of MaskedAutoencoder for a model's fields; raises ConfigError where they are wrong."""
     check_model(fields)
-    check_ratio(fields.random_mask_prob)
+    require_positive("model.random_mask_prob", fields.random_mask_prob)  # pretraining asks for less than 1 too
     require_choice("model.activation_fn", fields.activation_fn, ACTIVATIONS)
     require_choice("model.normalization", fields.normalization, STATISTICS)
     encoder = build_stack(
@@ -77,3 +80,8 @@ def autoencoder_arguments(fields: MaeAstFields, feature_dim: int) -> dict[str, A
         "decoder_positions": fields.dec_sine_pos,
         "max_tokens": fields.max_token_length,
     }
+
+
+def unused_released_keys(state_dict: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a released state dict that have no use here."""
+    return [key for key in state_dict if key.startswith(UNUSED_RELEASED_PREFIXES)]

@@ -1,12 +1,13 @@
 """Normalisation of the log-Mel input to mean 0 and deviation 0.5 (paper section 3.1), padding excluded."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.errors import UserError
+from mae_ast_fairseq.errors import ConfigError, UserError
 
 DEVIATION = 0.5
 EPSILON = 1e-5
@@ -62,7 +63,15 @@ class InputNormalization(nn.Module):
         self.is_set = not unset
 
     def set_statistics(self, mean: float, deviation: float) -> None:
-        """Fill the buffers with the mean and standard deviation of log-Mel values."""
+        """Fill the buffers with the mean and standard deviation of log-Mel values.
+
+        Raises ConfigError for values that nothing can be divided by, as those of silence alone.
+        """
+        if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
+            raise ConfigError(
+                f"the data's log-Mel mean is {mean} and its standard deviation {deviation}; expected finite numbers "
+                "and a deviation above 0; check that the files are not all silent"
+            )
         self.running_mean.fill_(mean)
         self.running_var.fill_(deviation**2)
         self.is_set = True
@@ -71,6 +80,15 @@ class InputNormalization(nn.Module):
         """Normalise `frames` [B, T, F] float32; `padding_mask` [B, T] bool, True = padding."""
         mean, variance = self._moments(self, frames, padding_mask)
         return (frames - mean) * (torch.rsqrt(variance + EPSILON) * DEVIATION)
+
+    def inverse(self, normalised: Tensor, frames: Tensor) -> Tensor:
+        """Turn normalised values [B, T', F] back into log-Mel ones, in evaluation mode, without padding.
+
+        frames: [B, T, F] float32, the whole input that was normalised: `utterance` takes its statistics.
+        """
+        assert not self.training, "a batch's statistics are not kept"
+        mean, variance = self._moments(self, frames, None)
+        return normalised * ((variance + EPSILON).sqrt() / DEVIATION) + mean
 
     def _dataset_moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
         if not self.is_set:

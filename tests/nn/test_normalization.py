@@ -125,3 +125,10 @@ def test_input_is_not_changed(mode: str, batches) -> None:
     before = batches[0].clone()
     normalization(mode).train()(batches[0])
     assert batches[0].equal(before)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inverse_gives_back_what_was_normalised(mode: str, batches) -> None:
+    module, frames = normalization(mode).eval(), batches[0]
+    restored = module.inverse(module(frames)[:, :13], frames)
+    torch.testing.assert_close(restored, frames[:, :13], atol=1e-5, rtol=1e-5)

@@ -1,0 +1,116 @@
+"""Pictures of spectrograms: arrays in, a PNG out. Needs matplotlib, which only pictures need."""
+
+import math
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mae_ast_fairseq.data.manifest import atomic_write
+from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.fbank import FRAME_SHIFT, HIGH_FREQUENCY, LOW_FREQUENCY, SAMPLE_RATE
+
+SECONDS_PER_FRAME = FRAME_SHIFT / SAMPLE_RATE
+TICKS = (100, 500, 1_000, 2_000, 4_000, 8_000)  # Hz
+MASKED_COLOUR = "0.8"  # a grey that no colour map below has
+SHOWN_PERCENTILES = (1, 99.9)  # of the original's values, so that digital silence does not eat the colours
+PANEL_HEIGHT, MIN_WIDTH, MAX_WIDTH = 1.9, 8.0, 16.0  # inches
+INCHES_PER_SECOND = 1.6
+DOTS_PER_INCH = 110
+
+
+def require_matplotlib() -> None:
+    """Raise ConfigError where matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ConfigError(
+            "pictures need matplotlib, which is not installed; install it with `pip install 'mae_ast_fairseq[plot]'`"
+        )
+
+
+def band_of_hertz(hertz: float, num_mel_bins: int) -> float:
+    """Return where a frequency lies on an axis of Mel bands, on which band i reaches from i to i + 1."""
+    low, high, mel = (1127 * math.log(1 + value / 700) for value in (LOW_FREQUENCY, HIGH_FREQUENCY, hertz))
+    # The triangles' centres divide the range evenly, and both of its ends lie outside the bands.
+    return (mel - low) / (high - low) * (num_mel_bins + 1) - 0.5
+
+
+def save_reconstruction(
+    path: Path, *, original: np.ndarray, visible: np.ndarray, reconstructed: np.ndarray, title: str
+) -> None:
+    """Draw what a model saw of a clip and what it made of it, one panel under the other, as a PNG.
+
+    Args:
+        path: the PNG, which appears whole or not at all.
+        original: [T, F] log-Mel frames.
+        visible: [T, F] bool, True where the model saw a value.
+        reconstructed: [T, F] log-Mel frames.
+        title: above the panels, taken literally.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    require_matplotlib()
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # one picture for everyone, whatever a matplotlibrc says
+        warnings.simplefilter("ignore")  # characters of file names that the font does not have
+        figure = _reconstruction_figure(original, visible, reconstructed, title)
+        with atomic_write(path) as stream:
+            figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
+
+
+def _reconstruction_figure(original: np.ndarray, visible: np.ndarray, reconstructed: np.ndarray, title: str) -> Any:
+    from matplotlib.figure import Figure  # not pyplot: no window system, no state
+
+    width = float(np.clip(INCHES_PER_SECOND * len(original) * SECONDS_PER_FRAME, MIN_WIDTH, MAX_WIDTH))
+    figure = Figure(figsize=(width, 4 * PANEL_HEIGHT + 0.8), layout="constrained")
+    figure.suptitle(title, fontsize="large", parse_math=False)
+    axes = figure.subplots(4, 1, sharex=True, sharey=True)
+    error = np.abs(reconstructed - original)
+    low, high = np.percentile(original, SHOWN_PERCENTILES)
+    panels = {
+        "1. The log-Mel spectrogram": original,
+        f"2. What the model saw of it: {visible.mean():.0%} (grey: masked)": np.ma.array(original, mask=~visible),
+        "3. What the model filled in (inside the white lines: what it saw)": reconstructed,
+    }
+    for ax, (label, values) in zip(axes, panels.items(), strict=False):
+        image = _draw(ax, label, values, "magma", low, high)
+    _outline(axes[2], visible)
+    figure.colorbar(image, ax=axes[:3], label="log-Mel energy (natural log)", aspect=40)
+    # The same scale with and without training: it depends on the original alone.
+    label = "4. How far off it is where it filled in: |3. - 1.| (grey: what it saw)"
+    image = _draw(axes[3], label, np.ma.array(error, mask=visible), "viridis", 0, (high - low) / 2)
+    figure.colorbar(image, ax=axes[3], label="error (same unit)", aspect=13, extend="max")
+    axes[3].set_xlabel("time (s)")
+    return figure
+
+
+def _draw(ax: Any, label: str, values: np.ndarray, colours: str, low: float, high: float) -> Any:
+    """Draw [T, F] values over seconds and Mel bands, the latter labelled with their Hz."""
+    from matplotlib import colormaps
+
+    num_frames, num_mel_bins = values.shape
+    image = ax.imshow(
+        values.T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap=colormaps[colours].with_extremes(bad=MASKED_COLOUR),
+        vmin=low,
+        vmax=high if high > low else low + 1,
+        extent=(0, num_frames * SECONDS_PER_FRAME, 0, num_mel_bins),
+    )
+    ax.set_title(label, loc="left", fontsize="medium")
+    ax.set_yticks([min(band_of_hertz(hertz, num_mel_bins), num_mel_bins) for hertz in TICKS], [str(t) for t in TICKS])
+    ax.set_ylabel("Hz (Mel scale)")
+    return image
+
+
+def _outline(ax: Any, visible: np.ndarray) -> None:
+    """Draw a line around what is visible, [T, F] bool."""
+    num_frames, num_mel_bins = visible.shape
+    time = (np.arange(num_frames) + 0.5) * SECONDS_PER_FRAME
+    ax.contour(time, np.arange(num_mel_bins) + 0.5, visible.T, levels=[0.5], colors="white", linewidths=1)
