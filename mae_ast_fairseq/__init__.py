@@ -26,5 +26,5 @@ def register() -> None:
     torch.serialization.add_safe_globals([_TensorPlaceholder])
 
 
-if find_spec("fairseq") is not None and Path(sys.argv[0]).name != OWN_COMMAND:
+if find_spec("fairseq") is not None and Path((sys.argv or [""])[0]).name != OWN_COMMAND:
     register()

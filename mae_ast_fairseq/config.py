@@ -114,29 +114,37 @@ def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
         raise ConfigError(f"{name}: {value} cannot be divided by {of_name}={of}; choose a multiple of it")
 
 
+POSITIVE = (
+    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
+    *("decoder_layers", "decoder_embed_dim", "mask_length", "max_token_length"),
+)
+SHARES = (
+    *("dropout", "attention_dropout", "activation_dropout", "dropout_input"),
+    *("encoder_layerdrop", "decoder_layerdrop"),
+)
+
+
 def check_model(fields: MaeAstFields) -> None:
     """Raise ConfigError where the model's fields contradict each other; the token grid checks itself."""
-    for name in ("encoder_layers", "decoder_layers", "encoder_embed_dim", "decoder_embed_dim"):
+    for name in POSITIVE:
         require_positive(f"model.{name}", getattr(fields, name))
-    for name in ("mask_length", "max_token_length"):
-        require_positive(f"model.{name}", getattr(fields, name))
-    for name in ("dropout", "attention_dropout", "activation_dropout", "dropout_input"):
+    for name in ("decoder_ffn_embed_dim", "decoder_attention_heads"):
+        if getattr(fields, name) != 0:  # 0: as the encoder
+            require_positive(f"model.{name}", getattr(fields, name))
+    for name in SHARES:
         require_share(f"model.{name}", getattr(fields, name))
-    for name in ("encoder_layerdrop", "decoder_layerdrop"):
-        require_share(f"model.{name}", getattr(fields, name))
-    require_positive("model.encoder_ffn_embed_dim", fields.encoder_ffn_embed_dim)
-    if fields.decoder_ffn_embed_dim != 0:  # 0: as the encoder
-        require_positive("model.decoder_ffn_embed_dim", fields.decoder_ffn_embed_dim)
     heads = fields.encoder_attention_heads
     require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "model.encoder_attention_heads", heads)
     decoder_heads = fields.decoder_attention_heads or heads
     require_multiple(
         "model.decoder_embed_dim", fields.decoder_embed_dim, "model.decoder_attention_heads", decoder_heads
     )
-    if fields.enc_sine_pos:
-        require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "pairs of sin and cos", 2)
-    if fields.dec_sine_pos:
-        require_multiple("model.decoder_embed_dim", fields.decoder_embed_dim, "pairs of sin and cos", 2)
+    for side, has_positions in (("encoder", fields.enc_sine_pos), ("decoder", fields.dec_sine_pos)):
+        width = getattr(fields, f"{side}_embed_dim")
+        if has_positions and width % 2:
+            raise ConfigError(
+                f"model.{side}_embed_dim: {width} was given; expected an even number for sin/cos positions"
+            )
     if fields.decoder_embed_dim != fields.encoder_embed_dim and not fields.use_post_enc_proj:
         raise ConfigError(
             f"model.decoder_embed_dim: {fields.decoder_embed_dim} differs from "
@@ -156,6 +164,12 @@ def check_pretraining_task(fields: PretrainingTaskFields) -> None:
         value = getattr(fields, name)
         if value is not None:
             require_positive(f"task.{name}", value)
+    shortest, longest = fields.min_sample_size, fields.max_keep_size
+    if shortest is not None and longest is not None and longest < shortest:
+        raise ConfigError(
+            f"task.max_keep_size: {longest} was given with task.min_sample_size={shortest}, which leaves no clip; "
+            "raise it or lower the other"
+        )
     if fields.mask_type == "random_mask_batched" and fields.pad_audio:
         raise ConfigError(
             "task.pad_audio: true was given with task.mask_type=random_mask_batched, which needs clips of one length; "

@@ -1,39 +1,173 @@
 """`make demo`: from a folder of audio to a model that has learnt something, by the commands a person would use."""
 
 import argparse
+import hashlib
+import json
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from tqdm import tqdm
+
+from mae_ast_fairseq.cli.path import examples_folder, package_folder
+from mae_ast_fairseq.data.scan import find_audio
 from mae_ast_fairseq.data.synthetic import write_corpus
+from mae_ast_fairseq.errors import ConfigError, UserError
 
-NUM_CLIPS = 400
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+NUM_CLIPS = 600
+NUM_UPDATES = 1000
+VALID_SHARE = 0.1
+NUM_PICTURES = 6
+
+# What is compared before and after training, as `mae-ast reconstruct` names it.
+SCORES = {
+    "mse": "reconstruction error (predicting the mean: {baseline:.3f})",
+    "info_nce": "InfoNCE, nats",
+    "accuracy": "InfoNCE accuracy (chance: {chance:.3f})",
+}
+_LOGGED_UPDATE = re.compile(r"\[train_inner\]\[INFO\] - (\{.*\})")
+_LOG_LINES_SHOWN = 15  # of a training that failed
+
+
+class CommandError(UserError):
+    """A command of the demo failed, and has said why."""
 
 
 def main() -> int:
-    """Make or take a corpus, write its manifests, pretrain the tiny recipe, and say where everything lies."""
-    parser = argparse.ArgumentParser(description="Pretrain a tiny MAE-AST on made-up sounds or on a folder of audio.")
+    """Run the demo; returns an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="Pretrain a tiny MAE-AST on made-up sounds or a folder of audio, and see what it learnt.",
+    )
     parser.add_argument("--audio", type=Path, help="folder of audio files (default: a synthetic corpus)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for results (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=NUM_UPDATES, help="of training (default: %(default)s)")
     args = parser.parse_args()
-    audio = args.audio or args.out / "audio"
-    if args.audio is None:
+    try:
+        run_demo(args.audio, args.out, args.updates)
+    except CommandError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
+    """Make or take a corpus, write manifests and statistics, pretrain, and compare before with after.
+
+    Results lie in `out/synthetic`, or under the name of the corpus' folder; those of an earlier demo are replaced.
+    """
+    folder = out / ("synthetic" if audio is None else audio.resolve().name)
+    if (folder / "train.log").exists():
+        shutil.rmtree(folder)
+    if audio is None:
+        audio = folder / "audio"
         print(f"Making {NUM_CLIPS} clips of tones, chirps, noise bursts and voices in {audio}", flush=True)
         write_corpus(audio, num_clips=NUM_CLIPS)
-    data, run = args.out / "data", args.out / "run"
-    for command in (
-        ["mae-ast", "manifest", audio, "--out", data, "--valid", "0.1"],
-        [
-            "fairseq-hydra-train", "--config-dir", EXAMPLES, "--config-name", "mae_ast_tiny",
-            f"task.data={data}", f"hydra.run.dir={run}",
-        ],
-    ):  # fmt: skip
-        print("\n$", *command, flush=True)
-        if code := subprocess.run([Path(sys.executable).with_name(str(command[0])), *command[1:]]).returncode:
-            return code
-    print(f"\nCheckpoints: {run}/checkpoints. Curves: .venv/bin/tensorboard --logdir {run}/tensorboard")
-    return 0
+    held_out = choose_held_out(find_audio(audio.resolve()), audio)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "valid.txt").write_text("".join(f"{path}\n" for path in held_out), encoding="utf-8")
+
+    data, run, pictures = folder / "data", folder / "run", folder / "pictures"
+    call("mae-ast", "manifest", audio, "--out", data, "--valid", folder / "valid.txt")
+    call("mae-ast", "stats", data / "train.tsv")
+    train(data, run, folder / "train.log", num_updates)
+    compare(run / "checkpoints" / "checkpoint_last.pt", data / "valid.tsv", pictures)
+    tensorboard = Path(sys.executable).with_name("tensorboard")
+    print(f"\nPictures, before and after training: {pictures}")
+    print(f"Checkpoints: {run / 'checkpoints'}")
+    print(f"Log: {folder / 'train.log'}")
+    print(f"Curves: {tensorboard} --logdir {run / 'tensorboard'}")
+
+
+def choose_held_out(paths: Sequence[str], audio: Path) -> list[str]:
+    """Return a tenth of the files, at least one, in an order that a hash of each path draws."""
+    if len(paths) < 2:
+        raise ConfigError(
+            f"{audio}: {len(paths)} audio files were found; expected at least 2, to train on one and to look at another"
+        )
+    drawn = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(errors="surrogateescape")).digest())
+    return drawn[: max(1, round(VALID_SHARE * len(paths)))]
+
+
+def command(name: str, *arguments: object) -> list[str]:
+    """Return a command line of this environment, and show it as a person would type it."""
+    print("\n$", name, *arguments, flush=True)
+    return [str(Path(sys.executable).with_name(name)), *map(str, arguments)]
+
+
+def call(name: str, *arguments: object, capture: bool = False) -> str:
+    """Run a command; returns its output where that is captured. Raises CommandError where it fails."""
+    done = subprocess.run(
+        command(name, *arguments), stdout=subprocess.PIPE if capture else None, text=True, check=False
+    )
+    if done.returncode:
+        raise CommandError(f"demo: `{name} {arguments[0]}` failed with exit code {done.returncode}")
+    return done.stdout or ""
+
+
+def train(data: Path, run: Path, log: Path, num_updates: int) -> None:
+    """Pretrain the tiny recipe with a progress bar; all that fairseq says goes to `log`."""
+    line = command(
+        "fairseq-hydra-train", "--config-dir", examples_folder(), "--config-name", "mae_ast_tiny",
+        f"common.user_dir={package_folder()}", f"task.data={data}", f"hydra.run.dir={run}",
+        f"optimization.max_update={num_updates}", "common.log_format=json", "common.log_interval=10",
+    )  # fmt: skip
+    with log.open("w", encoding="utf-8") as file, tqdm(total=num_updates, unit=" updates", desc="training") as progress:
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            for update in logged_updates(process, file):
+                progress.update(int(float(update["num_updates"])) - progress.n)
+                progress.set_postfix(
+                    mse=update["loss_recon"],
+                    info_nce=update["loss_info_nce"],
+                    accuracy=update["info_nce_accuracy"],
+                    chance=update["info_nce_chance"],
+                )
+        finally:
+            process.terminate()
+            code = process.wait()
+    if code:
+        end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-_LOG_LINES_SHOWN:])
+        raise CommandError(f"{end}\ndemo: training failed with exit code {code}; the log is {log}")
+
+
+def logged_updates(process: "subprocess.Popen[str]", log: Any) -> Iterator[dict[str, Any]]:
+    """Copy a training's output to `log` and yield what it logs of its updates."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.write(line)
+        if found := _LOGGED_UPDATE.search(line):
+            yield json.loads(found[1])
+    process.wait()
+
+
+def compare(checkpoint: Path, manifest: Path, pictures: Path) -> None:
+    """Draw the same clips before and after training, and print the scores side by side."""
+    arguments = (
+        "reconstruct",
+        checkpoint,
+        "--manifest",
+        manifest,
+        "--clips",
+        NUM_PICTURES,
+        "--out",
+        pictures,
+        "--json",
+    )
+    before = json.loads(call("mae-ast", *arguments, "--untrained", capture=True))["mean"]
+    after = json.loads(call("mae-ast", *arguments, capture=True))["mean"]
+    print(f"\n{f'mean over {NUM_PICTURES} clips that were held out':56}{'before':>10}{'after':>10}")
+    for score, text in SCORES.items():
+        print(f"{text.format(**after):56}{before[score]:>10.3f}{after[score]:>10.3f}")
 
 
 if __name__ == "__main__":

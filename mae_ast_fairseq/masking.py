@@ -34,9 +34,9 @@ class BatchMask(NamedTuple):
 
 def check_ratio(ratio: float) -> None:
     """Raise ConfigError for a share of masked tokens outside the open interval (0, 1)."""
-    if not 0 < ratio < 1:
+    if not 0 < ratio < 1 or 1 - ratio == 1:
         raise ConfigError(
-            f"random_mask_prob: found {ratio}, expected a share of masked tokens above 0 and below 1; "
+            f"model.random_mask_prob: found {ratio}, expected a share of masked tokens above 0 and below 1; "
             "the recipes mask 0.75"
         )
 

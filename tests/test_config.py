@@ -99,15 +99,15 @@ def test_defaults_are_valid() -> None:
         ({"encoder_layerdrop": 1.0}, "model.encoder_layerdrop: 1.0 was given; expected at least 0"),
         ({"decoder_layerdrop": float("nan")}, "model.decoder_layerdrop: nan was given; expected at least 0"),
         ({"encoder_attention_heads": 7}, "model.encoder_attention_heads=7; choose a multiple"),
-        ({"encoder_attention_heads": 0}, "model.encoder_attention_heads=0; choose a multiple"),
+        ({"encoder_attention_heads": 0}, "model.encoder_attention_heads: 0 was given; expected more than 0"),
         ({"decoder_attention_heads": 5}, "model.decoder_attention_heads=5; choose a multiple"),
         (
             {"encoder_embed_dim": 9, "encoder_attention_heads": 3},
-            "model.encoder_embed_dim: 9 cannot be divided by pairs of sin and cos=2",
+            "model.encoder_embed_dim: 9 was given; expected an even number",
         ),
         (
             {"decoder_embed_dim": 9, "decoder_attention_heads": 3, "use_post_enc_proj": True},
-            "model.decoder_embed_dim: 9 cannot be divided by pairs of sin and cos=2",
+            "model.decoder_embed_dim: 9 was given; expected an even number",
         ),
         (
             {"decoder_embed_dim": 384},

@@ -35,7 +35,7 @@ def test_every_recipe_trains_padded_and_cropped(corpus, recipe, pad_audio):
     assert len(run.losses) == 4
     assert run.updates[-1]["num_updates"] == 4
     assert all(0 < update["gnorm"] < 1e4 for update in run.updates)
-    assert all((update["padding_share"] > 0) == (pad_audio == "true") for update in run.updates)
+    assert any(update["padding_share"] > 0 for update in run.updates) == (pad_audio == "true")
 
 
 @pytest.mark.parametrize("mask_type", ["random_mask", "random_mask_batched", "chunk_mask"])

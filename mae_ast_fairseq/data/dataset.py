@@ -9,22 +9,22 @@ import torch
 from fairseq.data import FairseqDataset
 
 from mae_ast_fairseq import fbank, masking
-from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.audio import load_audio, samples_at_16k
 from mae_ast_fairseq.data.collate import crop_start, crop_to_shortest, waveforms_to_frames
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.joined import JoinedManifest, draw_by_weight
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import AudioError, ManifestError
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
 
 logger = logging.getLogger(__name__)
 
-MIN_TOKENS = 2
-"""A clip needs one token to see and one to predict."""
-
 LENGTH_BUCKET = 1.05
-"""Ratio of the lengths of neighbouring buckets: clips of one batch differ by about 5 % at most."""
+"""Ratio of the lengths of neighbouring buckets, within which the order of clips is random."""
+
+MAX_LENGTH_RATIO = 1.25
+"""In training, the longest clip of a batch is at most so many times as long as its shortest."""
 
 MAX_REPLACEMENTS = 64
 """Clips tried in the place of a broken one."""
@@ -102,7 +102,7 @@ class MaskedAudioDataset(FairseqDataset):
             self.sizes = np.minimum(self.sizes, max_sample_size)
         # In shared memory, so that persistent workers see the epoch, and the training process what they found.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._is_bad = torch.zeros(len(manifest), dtype=torch.uint8).share_memory_()
+        self.is_bad = torch.zeros(len(manifest), dtype=torch.uint8).share_memory_()
 
     def _rows_to_keep(
         self, num_samples: np.ndarray, min_sample_size: Optional[int], max_keep_size: Optional[int]
@@ -154,6 +154,22 @@ class MaskedAudioDataset(FairseqDataset):
         buckets = np.ceil(np.log(self.sizes[shuffled]) / np.log(LENGTH_BUCKET)).astype(np.int64)
         return shuffled[np.argsort(-buckets, kind="stable")]
 
+    def batch_by_size(self, indices: np.ndarray, **limits: Any) -> list[np.ndarray]:
+        """Cut ordered clips into batches within fairseq's limits; in training also of near-equal length.
+
+        Else a large `dataset.max_tokens` would put long and short clips together, and cropping them to the shortest
+        would throw much of the audio away.
+        """
+        if not self.training:
+            return super().batch_by_size(indices, **limits)
+        batches, first = [], 0
+        while first < len(indices):
+            is_too_short = self.sizes[indices[first:]] * MAX_LENGTH_RATIO < self.sizes[indices[first]]
+            num_alike = int(is_too_short.argmax()) if is_too_short.any() else len(indices) - first
+            batches += list(super().batch_by_size(indices[first : first + num_alike], **limits))
+            first += num_alike
+        return batches
+
     # --- epochs
 
     @property
@@ -184,33 +200,34 @@ class MaskedAudioDataset(FairseqDataset):
                 return self._load(candidate, num_bad_files)
             except AudioError as error:
                 self._mark_bad(candidate, error)
-                last_error = error
-        raise AudioError(f"{MAX_REPLACEMENTS} files in turn are broken, at last: {last_error}")
+        # Too many for one clip: the training process stops the run with a message when it sees this.
+        return Clip(row, np.zeros(self.sizes[index], dtype=np.float32), 0.0, num_bad_files=MAX_REPLACEMENTS)
 
     def _load(self, row: int, num_bad_files: int) -> Clip:
         position, crop_position = generator(self.seed, Stream.CROP, self.epoch, row).random(2)
         if not self.random_crop:
             position = crop_position = 0.0
-        num_samples = int(self.manifest.num_samples_at_16k[row])
+        own_samples, own_rate = int(self.manifest.num_samples[row]), int(self.manifest.sample_rates[row])
+        num_samples = samples_at_16k(own_samples, own_rate)
         num_kept = num_samples if self.max_sample_size is None else min(num_samples, self.max_sample_size)
         waveform = load_audio(
             self.manifest.path(row),
             start=crop_start(num_samples, num_kept, position),
             num_samples=num_kept,
-            expect_samples=int(self.manifest.num_samples[row]),
-            expect_rate=int(self.manifest.sample_rates[row]),
+            expect_samples=own_samples,
+            expect_rate=own_rate,
         )
         return Clip(row, waveform, crop_position, num_bad_files)
 
     def _mark_bad(self, row: int, error: AudioError) -> None:
-        if not self._is_bad[row]:
+        if not self.is_bad[row]:
             logger.warning("%s: replaced by another clip: %s", self.manifest.where(row), error)
-        self._is_bad[row] = 1
+        self.is_bad[row] = 1
 
     @property
     def bad_rows(self) -> np.ndarray:
         """Rows of the manifest whose files proved broken so far, in any worker."""
-        return np.flatnonzero(self._is_bad.numpy())
+        return np.flatnonzero(self.is_bad.numpy())
 
     # --- batches
 

@@ -33,9 +33,17 @@ class Float32Tensor(Tensor):
 
     def to(self, *args: Any, **kwargs: Any) -> "Float32Tensor":
         """Move as `Tensor.to` does, leaving the type as it is."""
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
-        non_blocking = bool(kwargs.get("non_blocking", False))
-        return Float32Tensor.of(self.plain.to(device=device or self.device, non_blocking=non_blocking))
+        copy = bool(kwargs.pop("copy", False))
+        device, _, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)
+        moved = self.plain.to(device=device or self.device, non_blocking=non_blocking, copy=copy)
+        return Float32Tensor.of(moved)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Float32Tensor":
+        return memo.setdefault(id(self), Float32Tensor.of(self.plain.clone()))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Saved as a plain tensor, which `torch.load(weights_only=True)` takes.
+        return self.plain.__reduce_ex__(protocol)
 
     def pin_memory(self, *args: Any, **kwargs: Any) -> "Float32Tensor":
         """Pin as `Tensor.pin_memory` does."""

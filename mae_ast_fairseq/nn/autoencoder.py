@@ -93,10 +93,13 @@ class MaskedAutoencoder(nn.Module):
         self.decoder_layer_drop = decoder_layer_drop
         self.final_proj_reconstruction: Optional[nn.Linear] = nn.Linear(decoder_width, grid.patch_size)
         self.final_proj_classification: Optional[nn.Linear] = nn.Linear(decoder_width, grid.patch_size)
-        self.num_updates = 0
+        self.num_updates: Optional[int] = None
 
     def set_num_updates(self, num_updates: int) -> None:
-        """Tell the model the update it is in: layer drop is drawn from it, alike on all processes."""
+        """Tell the model the update it is in: layer drop is drawn from it, alike on all processes.
+
+        Where nobody tells, as in plain PyTorch, it is drawn from torch's own generator on the CPU.
+        """
         self.num_updates = num_updates
 
     def forward(
@@ -137,7 +140,10 @@ class MaskedAutoencoder(nn.Module):
 
     def patches(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
         """Cut [B, T, F] log-Mel frames into normalised patches [B, L, P] float32."""
-        return self.grid.patchify(self.batch_norm(source.float(), padding_mask))
+        source = source.float()
+        if padding_mask is not None:  # whatever stands there, NaN even, reaches nothing
+            source = source.masked_fill(padding_mask[..., None], 0.0)
+        return self.grid.patchify(self.batch_norm(source, padding_mask))
 
     def token_padding_mask(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
         """Turn a mask [B, T] of frames into one of tokens [B, L]; None stays None."""
@@ -219,8 +225,11 @@ class MaskedAutoencoder(nn.Module):
     def _kept_layers(self, stack: TransformerStack, rate: float, stream: Stream) -> Optional[list[bool]]:
         if not self.training or rate == 0:
             return None
-        draws = generator(0, stream, epoch=0, index=self.num_updates).random(len(stack.layers))
-        return [bool(draw >= rate) for draw in draws]
+        if self.num_updates is None:
+            draws = torch.rand(len(stack.layers)).tolist()
+        else:
+            draws = generator(0, stream, index=self.num_updates).random(len(stack.layers)).tolist()
+        return [draw >= rate for draw in draws]
 
     def extract_features(
         self,
@@ -244,7 +253,8 @@ class MaskedAutoencoder(nn.Module):
             visible_padding_mask: [B, V] bool, True = padding.
 
         Raises:
-            ConfigError: `output_layer` outside 1..N, or `mask` without `visible`.
+            ConfigError: `output_layer` outside 1..N, `mask` without `visible`, a source or a padding mask of another
+                shape or type.
             AudioError: a waveform is shorter than one window.
         """
         num_layers = len(self.encoder.layers)
@@ -252,6 +262,7 @@ class MaskedAutoencoder(nn.Module):
             raise ConfigError(f"output_layer: {output_layer} was given; expected 1 to {num_layers}, or None")
         if mask and visible is None:
             raise ConfigError("mask: true was given without visible; pass the indices [B, V] of visible tokens")
+        check_source(source, padding_mask, self.grid.feature_dim)
         if source.dim() == 2:
             source, padding_mask = waveform_to_frames(source, padding_mask, self.grid.feature_dim)
         patches = self.patches(source, padding_mask)
@@ -273,6 +284,20 @@ class MaskedAutoencoder(nn.Module):
         self.dec_sine_pos_embed = None
         self.final_proj_reconstruction = None
         self.final_proj_classification = None
+
+
+def check_source(source: Tensor, padding_mask: Optional[Tensor], feature_dim: int) -> None:
+    """Raise ConfigError unless `source` is [B, S] or [B, T, feature_dim], and `padding_mask` bool of its first two."""
+    if source.dim() not in (2, 3) or (source.dim() == 3 and source.shape[2] != feature_dim):
+        raise ConfigError(
+            f"source: a tensor of shape {list(source.shape)} was given; expected waveforms [B, S] at 16 kHz or log-Mel "
+            f"frames [B, T, {feature_dim}]; one clip alone is a batch of one"
+        )
+    if padding_mask is not None and (padding_mask.shape != source.shape[:2] or padding_mask.dtype != torch.bool):
+        raise ConfigError(
+            f"padding_mask: {padding_mask.dtype} of shape {list(padding_mask.shape)} was given; expected torch.bool of "
+            f"shape {list(source.shape[:2])}, True at padding"
+        )
 
 
 def waveform_to_frames(

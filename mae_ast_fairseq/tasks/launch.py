@@ -11,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.utils import get_original_cwd
 
-from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.data.manifest import Manifest, read_manifest
+from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 
 Result = TypeVar("Result")
 
@@ -38,7 +39,7 @@ def plain_errors(function: Callable[..., Result]) -> Callable[..., Result]:
 
 
 def data_folders(data: str) -> list[Path]:
-    """Return the folders of `task.data`, which `:` separates; relative ones count from where the command was started."""
+    """Return the folders of `task.data`, separated by `:`; relative ones count from where the command was started."""
     start = get_original_cwd() if HydraConfig.initialized() else "."
     return [Path(start, folder).absolute() for folder in data.split(os.pathsep)]
 
@@ -51,6 +52,17 @@ def check_folders(folders: list[Path]) -> None:
                 f"task.data: there is no folder {folder}; expected one that holds train.tsv and valid.tsv, "
                 "as `mae-ast manifest` writes them"
             )
+
+
+def read_checked(path: Path) -> Manifest:
+    """Read a manifest; raises ManifestError also where its root, the folder of its audio, is not there."""
+    manifest = read_manifest(path)
+    if not Path(manifest.root).exists():
+        raise ManifestError(
+            f"{path}:1: there is no folder {manifest.root}; expected the root of the audio files; correct the line, or "
+            "write the manifest again with `mae-ast manifest`"
+        )
+    return manifest
 
 
 def read_weights(weights: str | None, num_folders: int) -> list[float] | None:

@@ -2,44 +2,43 @@
 
 import logging
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Optional, cast
 
+import numpy as np
 import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II, MISSING
-from torch import Tensor, nn
-from tqdm import tqdm
+from omegaconf import II, MISSING, OmegaConf
+from torch import nn
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.config import PretrainingTaskFields, check_pretraining_task, require_choice
-from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.dataset import MaskedAudioDataset
+from mae_ast_fairseq.data.dataset import MAX_REPLACEMENTS, MaskedAudioDataset
 from mae_ast_fairseq.data.joined import join
-from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.data.statistics import (
     FILE_NAME,
     Statistics,
     as_tensor,
-    measure,
+    measure_manifest,
+    pool,
     read_statistics,
-    sample_rows,
 )
-from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.masking import STRATEGIES
+from mae_ast_fairseq.masking import STRATEGIES, check_ratio
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     check_folders,
     data_folders,
     plain_errors,
+    read_checked,
     read_weights,
 )
 
 logger = logging.getLogger(__name__)
 
 NUM_STATISTICS_CLIPS = 1_000
+STATISTICS_SEED = 1337
 FAIRSEQ_LAST_CHECKPOINT = "checkpoint_last.pt"
 """The default of `checkpoint.restore_file`, which need not exist."""
 
@@ -54,10 +53,18 @@ class MaeAstPretrainingConfig(PretrainingTaskFields, FairseqDataclass):
     data: str = field(
         default=MISSING, metadata={"help": "folder of {split}.tsv; several, separated by `:`, are trained on together"}
     )
-    seed: int = II("common.seed")
+    seed: int = field(default=II("common.seed"), metadata={"help": "of every random draw; common.seed"})
+    train_subset: str = field(
+        default=II("dataset.train_subset"), metadata={"help": "the split to train on; dataset.train_subset"}
+    )
     # Known here so that a misspelt one is an error; fairseq itself would say nothing and start from scratch.
-    restore_file: str = II("checkpoint.restore_file")
-    finetune_from_model: Optional[str] = II("checkpoint.finetune_from_model")
+    restore_file: str = field(
+        default=II("checkpoint.restore_file"), metadata={"help": "checkpoint to continue from; checkpoint.restore_file"}
+    )
+    finetune_from_model: Optional[str] = field(
+        default=II("checkpoint.finetune_from_model"),
+        metadata={"help": "checkpoint to take weights from; checkpoint.finetune_from_model"},
+    )
 
 
 @register_task("mae_ast_pretraining", dataclass=MaeAstPretrainingConfig)
@@ -76,6 +83,8 @@ class MaeAstPretrainingTask(FairseqTask):
     @plain_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid and the mask ratio that datasets need."""
+        if self.cfg.mask_type != RETAIN_SPANS:  # whose probability is another thing
+            check_ratio(cfg.random_mask_prob)
         model = super().build_model(cfg, from_checkpoint)
         self.grid = model.grid
         self.model_cfg = cfg
@@ -87,6 +96,10 @@ class MaeAstPretrainingTask(FairseqTask):
 
         That is looked at here since fairseq builds a criterion before it reads data, and none on loading a model.
         """
+        if OmegaConf.is_missing(self.cfg, "data"):
+            raise ConfigError(
+                "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data="
+            )
         check_folders(data_folders(self.cfg.data))
         if self.cfg.restore_file != FAIRSEQ_LAST_CHECKPOINT:
             check_checkpoint("checkpoint.restore_file", self.cfg.restore_file)
@@ -95,7 +108,7 @@ class MaeAstPretrainingTask(FairseqTask):
 
     @plain_errors
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
-        """Read `{split}.tsv` of every folder; every split but those named `train...` is for validation."""
+        """Read `{split}.tsv` of every folder; every split but `dataset.train_subset` is for validation."""
         cfg = task_cfg or self.cfg
         if cfg.mask_type == RETAIN_SPANS:
             raise ConfigError(
@@ -105,13 +118,13 @@ class MaeAstPretrainingTask(FairseqTask):
         assert self.model_cfg is not None, "build_model precedes load_dataset"
         folders = data_folders(cfg.data)
         self.datasets[split] = MaskedAudioDataset(
-            join([read_manifest(folder / f"{split}.tsv") for folder in folders]),
+            join([read_checked(folder / f"{split}.tsv") for folder in folders]),
             grid=self.grid,
             mask_type=cfg.mask_type,
             mask_ratio=self.model_cfg.random_mask_prob,
             mask_length=self.model_cfg.mask_length,
             seed=cfg.seed,
-            training=split.startswith("train"),
+            training=split == self._train_subset,
             max_sample_size=cfg.max_sample_size,
             min_sample_size=cfg.min_sample_size,
             max_keep_size=cfg.max_keep_size,
@@ -119,6 +132,11 @@ class MaeAstPretrainingTask(FairseqTask):
             pad_audio=cfg.pad_audio,
             weights=read_weights(cfg.data_weights, len(folders)),
         )
+
+    @property
+    def _train_subset(self) -> str:
+        # A released checkpoint's config has no `dataset.train_subset` to point at.
+        return OmegaConf.select(self.cfg, "train_subset", throw_on_resolution_failure=False) or "train"
 
     def has_sharded_data(self, split: str) -> bool:
         """Return False: several folders are trained on together, and not an epoch each."""
@@ -129,8 +147,9 @@ class MaeAstPretrainingTask(FairseqTask):
         """Batch a dataset; raises ConfigError where its longest crop does not fit into `max_tokens`."""
         longest = int(dataset.sizes.max())
         if max_tokens is not None and max_tokens < longest:
+            field_name = "max_tokens" if dataset.training else "max_tokens_valid"
             raise ConfigError(
-                f"dataset.max_tokens: {max_tokens} samples is less than the longest crop of "
+                f"dataset.{field_name}: {max_tokens} samples is less than the longest crop of "
                 f"{dataset.manifest.name}, {longest} samples; raise it or lower task.max_sample_size"
             )
         return super().get_batch_iterator(dataset, max_tokens=max_tokens, **kwargs)
@@ -152,12 +171,14 @@ class MaeAstPretrainingTask(FairseqTask):
         return super().valid_step(sample, *args, **kwargs)
 
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
-        if sample["num_bad_files"] == 0:
-            return
+        if sample["num_bad_files"] > 0:
+            self._stop_past_max_bad_fraction(is_hopeless=sample["num_bad_files"] >= MAX_REPLACEMENTS)
+
+    def _stop_past_max_bad_fraction(self, is_hopeless: bool = False) -> None:
         for dataset in self.datasets.values():
             bad_rows = dataset.bad_rows
             share = len(bad_rows) / len(dataset.manifest)
-            if share > self.cfg.max_bad_fraction:
+            if len(bad_rows) and (is_hopeless or share > self.cfg.max_bad_fraction):
                 raise AudioError(
                     f"{dataset.manifest.name}: {len(bad_rows)} of {len(dataset.manifest)} files ({share:.1%}) are "
                     f"broken, the first of them {dataset.manifest.path(bad_rows[0])}; expected at most "
@@ -169,7 +190,11 @@ class MaeAstPretrainingTask(FairseqTask):
 
     @plain_errors
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
-        """Fill the model's input statistics before the first update, unless a checkpoint has brought them."""
+        """Fill the model's input statistics before the first update, unless a checkpoint has brought them.
+
+        Here processes also tell each other which files proved broken.
+        """
+        self._share_bad_files(model)
         normalization = cast(InputNormalization, model.batch_norm)
         if normalization.is_set:
             return
@@ -183,29 +208,35 @@ class MaeAstPretrainingTask(FairseqTask):
         logger.info("log-Mel mean %.4f, standard deviation %.4f", statistics.mean, statistics.deviation)
         normalization.set_statistics(*statistics)
 
+    def _share_bad_files(self, model: nn.Module) -> None:
+        if not torch.distributed.is_initialized():
+            return
+        device = next(model.parameters()).device
+        for dataset in self.datasets.values():
+            is_bad = dataset.is_bad.to(device)
+            torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
+            dataset.is_bad.copy_(is_bad)
+        self._stop_past_max_bad_fraction()
+
     def _statistics(self) -> Statistics:
         paths = [folder / FILE_NAME for folder in data_folders(self.cfg.data)]
         if all(path.is_file() for path in paths):
             logger.info("taking the data's mean and deviation from %s", ", ".join(map(str, paths)))
-            return read_statistics(paths[0])
-        dataset = next(dataset for dataset in self.datasets.values() if dataset.training)
-        rows = sample_rows(len(dataset), NUM_STATISTICS_CLIPS, generator(self.cfg.seed, Stream.STATISTICS))
-        logger.info("measuring the data's mean and deviation over %d clips", len(rows))
-        # In this thread alone: MKL hangs in loader workers that are forked while another thread leaves it.
-        clips = (_log_mel(dataset, row) for row in dataset.rows[rows].tolist())
-        frames = tqdm(clips, total=len(rows), desc="statistics", unit="clip", leave=False)
-        return measure(clip for clip in frames if clip is not None)
-
-
-def _log_mel(dataset: MaskedAudioDataset, row: int) -> Optional[Tensor]:
-    """Return the [T, F] log-Mel frames of a clip's start; None where its file is broken (training will say so)."""
-    try:
-        waveform = load_audio(
-            dataset.manifest.path(row),
-            num_samples=dataset.max_sample_size,
-            expect_samples=int(dataset.manifest.num_samples[row]),
-            expect_rate=int(dataset.manifest.sample_rates[row]),
+            return self._pooled(paths)
+        logger.info("measuring the data's mean and deviation over at most %d clips", NUM_STATISTICS_CLIPS)
+        measured = measure_manifest(
+            self.datasets[self._train_subset].manifest,
+            num_clips=NUM_STATISTICS_CLIPS,
+            seed=STATISTICS_SEED,
+            feature_dim=self.cfg.feature_dim,
+            max_sample_size=self.cfg.max_sample_size,
         )
-        return fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=dataset.grid.feature_dim)
-    except AudioError:
-        return None
+        return measured.bands.overall
+
+    def _pooled(self, paths: list[Path]) -> Statistics:
+        """Return what the folders' stats.json say, each with the weight of its audio in the training set."""
+        statistics = [read_statistics(path, self.cfg.feature_dim) for path in paths]
+        dataset = self.datasets[self._train_subset]
+        starts = getattr(dataset.manifest, "starts", [0, len(dataset.manifest)])
+        parts = np.searchsorted(starts, dataset.rows, side="right") - 1
+        return pool(statistics, np.bincount(parts, weights=dataset.sizes, minlength=len(paths)).tolist())

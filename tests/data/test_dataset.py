@@ -7,10 +7,10 @@ import soundfile as sf
 import torch
 
 from mae_ast_fairseq import fbank, masking
-from mae_ast_fairseq.data.dataset import LENGTH_BUCKET, MaskedAudioDataset
+from mae_ast_fairseq.data.dataset import LENGTH_BUCKET, MAX_LENGTH_RATIO, MAX_REPLACEMENTS, MaskedAudioDataset
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.errors import AudioError, ManifestError
+from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.tokens import TokenGrid
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
@@ -228,10 +228,29 @@ def test_a_broken_file_is_counted_in_its_batch_and_logged_once(damaged, caplog):
     assert caplog.text.count("03.wav") == 1
 
 
-def test_where_every_file_is_broken_the_error_names_one(tmp_path):
+def test_where_every_file_is_broken_silence_stands_in_and_says_so(tmp_path):
     (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t16000\n")
-    with pytest.raises(AudioError, match=r"64 files in turn are broken.*a\.wav"):
-        make(tmp_path)[0]
+    dataset = make(tmp_path)
+    clip = dataset[0]
+    assert clip.num_bad_files == MAX_REPLACEMENTS
+    assert np.array_equal(clip.waveform, np.zeros(16_000))
+    assert dataset.bad_rows.tolist() == [0]
+
+
+def test_training_batches_hold_clips_of_near_equal_length_however_large_they_may_be(corpus):
+    dataset = make(corpus, max_sample_size=None)
+    limits = {"max_tokens": 10_000_000, "max_sentences": None, "required_batch_size_multiple": 1}
+    batches = dataset.batch_by_size(dataset.ordered_indices(), **limits)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(dataset)))
+    assert len(batches) > 1
+    for batch in batches:
+        assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * LENGTH_BUCKET * dataset.sizes[batch].min()
+
+
+def test_validation_batches_are_fairseqs_own(corpus):
+    dataset = make(corpus, "valid")
+    limits = {"max_tokens": 10_000_000, "max_sentences": None, "required_batch_size_multiple": 1}
+    assert len(dataset.batch_by_size(dataset.ordered_indices(), **limits)) == 1
 
 
 def test_every_strategy_of_masking_is_a_mask_type(corpus):

@@ -1,3 +1,4 @@
+import copy
 import pickle
 from multiprocessing.reduction import ForkingPickler
 
@@ -40,6 +41,20 @@ def test_crosses_to_another_process_in_shared_memory(tensor):
     assert isinstance(arrived, Float32Tensor)
     assert arrived.is_shared()
     assert torch.equal(arrived.plain, tensor.plain)
+
+
+def test_copies_as_other_tensors_do(tensor):
+    for copied in (copy.deepcopy({"source": tensor})["source"], tensor.to("cpu", copy=True)):
+        assert isinstance(copied, Float32Tensor)
+        assert torch.equal(copied.plain, tensor.plain)
+        assert copied.data_ptr() != tensor.data_ptr()
+
+
+def test_is_saved_as_a_plain_tensor(tensor, tmp_path):
+    torch.save({"source": tensor}, tmp_path / "batch.pt")
+    loaded = torch.load(tmp_path / "batch.pt", weights_only=True)["source"]
+    assert type(loaded) is torch.Tensor
+    assert torch.equal(loaded, tensor.plain)
 
 
 def test_wrapping_does_not_copy():

@@ -138,3 +138,17 @@ def test_removing_pretraining_modules_leaves_features_and_the_encoders_state() -
         "final_proj_reconstruction",
         "final_proj_classification",
     }
+
+
+@pytest.mark.parametrize(
+    ("source", "padding_mask", "message"),
+    [
+        (torch.zeros(16_000), None, r"source: a tensor of shape \[16000\]"),
+        (torch.zeros(1, 100, 80), None, r"source: a tensor of shape \[1, 100, 80\].*\[B, T, 128\]"),
+        (torch.zeros(2, 16_000), torch.zeros(1, 16_000, dtype=torch.bool), r"padding_mask: .*shape \[1, 16000\]"),
+        (torch.zeros(2, 16_000), torch.zeros(2, 16_000), r"padding_mask: torch\.float32"),
+    ],
+)
+def test_a_source_of_another_shape_is_an_error_that_says_what_is_expected(source, padding_mask, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_autoencoder().extract_features(source, padding_mask)

@@ -126,8 +126,41 @@ def test_statistics_of_a_checkpoint_stay(corpus):
     assert float(model.batch_norm.running_mean) == pytest.approx(-4.19)
 
 
+def test_statistics_of_several_folders_are_pooled_by_their_audio(corpus, tmp_path):
+    folders = []
+    for name, lines, mean in (("a", slice(1, 31), -2.0), ("b", slice(31, 41), -6.0)):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        rows = (corpus / "train.tsv").read_text().splitlines()
+        (folders[-1] / "train.tsv").write_text("\n".join([rows[0], *rows[lines], ""]))
+        (folders[-1] / "stats.json").write_text(json.dumps({"mean": mean, "std": 3.0}))
+    task, model = build_task(":".join(map(str, folders)))
+    task.load_dataset("train")
+    task.begin_epoch(1, model)
+    sizes = task.dataset("train").sizes
+    share = sizes[30:].sum() / sizes.sum()
+    mean = -2.0 * (1 - share) - 6.0 * share
+    variance = 9.0 + share * (1 - share) * 4.0**2
+    assert float(model.batch_norm.running_mean) == pytest.approx(mean, rel=1e-5)
+    assert float(model.batch_norm.running_var) == pytest.approx(variance, rel=1e-5)
+
+
+def test_the_split_to_train_on_may_have_any_name(corpus, tmp_path):
+    (tmp_path / "speech.tsv").write_text((corpus / "train.tsv").read_text())
+    (tmp_path / "train_dev.tsv").write_text((corpus / "valid.tsv").read_text())
+    task, model = build_task(tmp_path, "dataset.train_subset=speech")
+    for split in ("train_dev", "speech"):
+        task.load_dataset(split)
+    assert [task.dataset(split).training for split in ("train_dev", "speech")] == [False, True]
+    task.begin_epoch(1, model)
+    expected, other = build_task(corpus)
+    expected.load_dataset("train")
+    expected.begin_epoch(1, other)
+    assert float(model.batch_norm.running_mean) == float(other.batch_norm.running_mean)
+
+
 def test_other_normalisations_measure_nothing(corpus, monkeypatch):
-    monkeypatch.setattr(pretraining, "measure", None)
+    monkeypatch.setattr(pretraining, "measure_manifest", None)
     task, model = build_task(corpus, "model.normalization=utterance")
     task.load_dataset("train")
     task.begin_epoch(1, model)
@@ -165,6 +198,8 @@ def test_retain_spans_is_known_on_loading_and_refused_for_pretraining(corpus):
     task, _ = build_task(corpus, "task.mask_type=retain_spans")
     with pytest.raises(UserError, match="chunk_mask"):
         task.load_dataset("train")
+    task, model = build_task(corpus, "task.mask_type=retain_spans", "model.random_mask_prob=3")
+    assert model.grid == task.grid
 
 
 def test_a_split_without_a_manifest_is_an_error_that_names_it(corpus):
@@ -173,12 +208,30 @@ def test_a_split_without_a_manifest_is_an_error_that_names_it(corpus):
         task.load_dataset("test")
 
 
+def test_a_manifest_whose_root_has_gone_is_an_error(corpus, tmp_path):
+    rows = (corpus / "train.tsv").read_text().splitlines()
+    (tmp_path / "train.tsv").write_text("\n".join(["/moved/away", *rows[1:], ""]))
+    task, _ = build_task(tmp_path)
+    with pytest.raises(UserError, match=r"train\.tsv:1: there is no folder /moved/away"):
+        task.load_dataset("train")
+
+
 def test_max_tokens_below_the_longest_crop_is_an_error(corpus):
     task, _ = build_task(corpus)
     task.load_dataset("train")
     longest = task.dataset("train").sizes.max()
     with pytest.raises(UserError, match=rf"dataset\.max_tokens: 5000 samples.*{longest} samples"):
         task.get_batch_iterator(task.dataset("train"), max_tokens=5_000)
+
+
+def test_the_run_stops_where_no_file_can_be_read(corpus, tmp_path):
+    names = "".join(f"gone{number}.wav\t16000\n" for number in range(4))
+    (tmp_path / "train.tsv").write_text(f"{tmp_path}\n{names}")
+    task, model, criterion = build("mae_ast_tiny", f"task.data={tmp_path}", *SMALL, "task.max_bad_fraction=1")
+    task.load_dataset("train")
+    dataset = task.dataset("train")
+    with pytest.raises(UserError, match=r"4 of 4 files \(100\.0%\) are broken"):
+        task.train_step(dataset.collater([dataset[0]]), model, criterion, None, 0)
 
 
 @pytest.mark.parametrize(("max_bad_fraction", "stops"), [(0.02, True), (0.5, False)])
