@@ -68,7 +68,8 @@ def chunk_mask(rows: int, columns: int, ratio: float, generator: np.random.Gener
     """
     width = height = int(generator.integers(CHUNK_SIDES[0], CHUNK_SIDES[-1] + 1))
     if rows == 1:
-        width, height = span_length, 1
+        # A span longer than half the clip would favour its middle, once its surplus is removed at random.
+        width, height = min(span_length, max(1, columns // 2)), 1
     num_masked = rows * columns - num_visible(rows * columns, ratio)
     num_corners = (columns + width - 1) * (rows + height - 1)
     # Enough for nearly every draw: k chunks leave a share (1 - area / corners) ** k of the tokens uncovered.

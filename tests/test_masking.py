@@ -79,8 +79,10 @@ def test_num_visible_rounds_down_but_keeps_one(num_tokens, ratio, expected) -> N
     assert num_visible(num_tokens, ratio) == expected
 
 
-@pytest.mark.parametrize("ratio", [0.25, 0.75, 0.9])
-@pytest.mark.parametrize(("rows", "columns"), [(8, 62), (1, 499)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "ratio"),
+    [*((*grid, ratio) for grid in ((8, 62), (1, 499)) for ratio in (0.25, 0.75, 0.9)), (1, 12, 0.75), (8, 2, 0.75)],
+)
 def test_chunks_cover_every_position_alike(rows: int, columns: int, ratio: float) -> None:
     generator = np.random.Generator(np.random.Philox(key=[1, 2]))
     counts = np.zeros(rows * columns)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mae_ast_fairseq.cli.output import prepare_folder
 from mae_ast_fairseq.data.archive import REPACK
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
 from mae_ast_fairseq.data.packing import pack
@@ -159,12 +160,7 @@ def _check_listed(list_path: str, listed: list[str], found: set[str]) -> None:
 
 
 def _prepare(out: Path, has_valid: bool) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); expected a folder to write in") from None
-    if not os.access(out, os.W_OK):
-        raise ConfigError(f"--out {out}: may not be written; expected a folder to write in; choose another")
+    prepare_folder("--out", out)
     if not has_valid and (out / "valid.tsv").exists():
         raise ConfigError(
             f"{out / 'valid.tsv'}: there from an earlier run, and its files would now be in train.tsv too; "

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from mae_ast_fairseq import fbank, plots
 from mae_ast_fairseq.checkpoints import Checkpoint, build_autoencoder, build_untrained, read_checkpoint
+from mae_ast_fairseq.cli.output import prepare_folder
 from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     waveforms = [_load(source, settings, grid) for source in sources]  # all are good before anything is written
     model = build_untrained(checkpoint, args.seed) if args.untrained else build_autoencoder(checkpoint)
     model = model.to(_device(args.device), PRECISIONS[args.precision])
-    _prepare(args.out)
+    prepare_folder("--out", args.out)
 
     weights = _weights(checkpoint, args.untrained)
     clips = []
@@ -155,15 +155,6 @@ def _settings(args: argparse.Namespace, checkpoint: Checkpoint) -> Settings:
         seed=args.seed,
         max_samples=int(args.max_seconds * fbank.SAMPLE_RATE),
     )
-
-
-def _prepare(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); expected a folder to write in") from None
-    if not os.access(out, os.W_OK):
-        raise ConfigError(f"--out {out}: may not be written; expected a folder to write in; choose another")
 
 
 # --- clips

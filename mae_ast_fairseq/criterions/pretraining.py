@@ -46,6 +46,8 @@ class MaeAstCriterion(FairseqCriterion):
 
         num_masked, source = sample["ntokens"], sample["net_input"]["source"]
         frames_mask = sample["net_input"]["padding_mask"]
+        # A tensor in any case: processes add numbers and tensors up in separate messages, which must agree.
+        num_padded = loss.new_zeros(()) if frames_mask is None else frames_mask.sum()
         logging_output = {
             "loss": loss.detach(),
             "loss_recon": error_sum.detach(),
@@ -53,7 +55,7 @@ class MaeAstCriterion(FairseqCriterion):
             "num_retrieved": nce.correct.sum(),
             "num_batches": 1,
             "num_frames": source.shape[0] * source.shape[1],
-            "num_padded_frames": 0 if frames_mask is None else frames_mask.sum(),
+            "num_padded_frames": num_padded,
             "num_bad_files": sample["num_bad_files"],
             "ntokens": num_masked,
             "nsentences": sample["nsentences"],

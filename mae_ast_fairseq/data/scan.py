@@ -114,6 +114,8 @@ def probe(path: str | Path) -> AudioInfo:
     its header says.
     """
     try:
+        if Path(path).is_file() and Path(path).stat().st_size == 0:
+            _refuse(path, "empty")
         with open_audio(path) as file:
             info = AudioInfo(file.frames, file.samplerate)
             if info.num_samples > MAX_SAMPLES:

@@ -63,14 +63,6 @@ class _Moments(NamedTuple):
     squares: np.ndarray  # [F], sums of squared differences from the mean
 
 
-def measure(clips: Iterable[Tensor]) -> Statistics:
-    """Return the statistics over all values of clips of [T, F] log-Mel frames.
-
-    Raises AudioError where there is no clip.
-    """
-    return measure_bands(clips).overall
-
-
 def measure_bands(clips: Iterable[Tensor]) -> BandStatistics:
     """Return the statistics of every band over clips of [T, F] log-Mel frames: one pass, one clip at a time.
 

@@ -173,3 +173,11 @@ def test_losses_under_bf16_are_float32_and_near_those_of_float32(parts):
     loss, _, logged = criterion(copy.deepcopy(model).to(torch.bfloat16), batch)
     assert loss.dtype is logged["loss_info_nce"].dtype is torch.float32
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=0.02)
+
+
+def test_what_is_logged_has_the_same_types_with_and_without_padding(parts):
+    # fairseq adds up numbers and tensors of the processes in separate messages, of which each has to hold the same
+    task, model, criterion = parts
+    logged = [criterion(model, batch_of(task, indices))[2] for indices in (range(4), [3])]
+    types = [{name: torch.is_tensor(value) for name, value in output.items()} for output in logged]
+    assert types[0] == types[1]

@@ -186,21 +186,3 @@ def test_no_descriptor_stays_open(tmp_path):
     with pytest.raises(AudioError):
         open_part(Location(str(tmp_path / "a.zip"), 0, 101))
     assert sorted(Path("/proc/self/fd").iterdir()) == before
-
-
-def test_a_file_that_vanished_is_named_and_leaves_no_archive(folder):
-    (folder / "sub/b.flac").unlink()
-    with pytest.raises(AudioError, match=re.escape(f"{folder / 'sub/b.flac'}: cannot be packed (No such file")):
-        pack(folder.parent / "a.zip", folder, NAMES)
-    assert list(folder.parent.iterdir()) == [folder]
-
-
-def test_an_archive_that_cannot_be_written_is_named(folder):
-    with pytest.raises(ConfigError, match=re.escape(f"{folder / 'none/a.zip'}: cannot be written (No such file")):
-        pack(folder / "none/a.zip", folder, NAMES)
-
-
-def test_a_file_older_than_zip_can_say_is_packed(folder):
-    os.utime(folder / "a.wav", (0, 0))
-    (member,) = pack(folder.parent / "a.zip", folder, ["a.wav"])
-    assert member.length == (folder / "a.wav").stat().st_size

@@ -9,7 +9,6 @@ from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.data.statistics import (
     Statistics,
-    measure,
     measure_bands,
     measure_manifest,
     pool,
@@ -24,7 +23,7 @@ from mae_ast_fairseq.errors import AudioError, ConfigError
 def test_measure_equals_numpy_over_all_values():
     draws = np.random.default_rng(0)
     clips = [draws.normal(-4, 4.4, (length, 128)).astype(np.float32) for length in (3, 50, 20)]
-    statistics = measure(torch.from_numpy(clip) for clip in clips)
+    statistics = measure_bands(torch.from_numpy(clip) for clip in clips).overall
     values = np.concatenate(clips).astype(np.float64)
     assert statistics.mean == pytest.approx(values.mean(), abs=1e-9)
     assert statistics.deviation == pytest.approx(values.std(), abs=1e-9)
@@ -44,7 +43,7 @@ def test_every_band_equals_numpy_over_its_values():
 def test_a_deviation_far_smaller_than_the_mean_is_not_lost():
     # in float64 a sum of squares of such values has no digit of their variance left
     values = torch.tensor([[1e9 - 1], [1e9 + 1]], dtype=torch.float64).repeat(10, 1)
-    assert measure(values.split(2)) == (1e9, 1.0)
+    assert measure_bands(values.split(2)).overall == (1e9, 1.0)
 
 
 def test_pooling_by_frames_equals_measuring_together():
@@ -66,7 +65,7 @@ def test_only_the_ratio_of_weights_counts():
 
 def test_measuring_nothing_is_an_error():
     with pytest.raises(AudioError, match="none of the clips"):
-        measure([])
+        measure_bands([])
 
 
 def test_read_statistics_takes_mean_and_std(tmp_path):
