@@ -113,6 +113,11 @@ def test_the_command_trains_from_the_clone_with_a_relative_data_folder(corpus, t
     ("arguments", "message"),
     [
         (["task.data=/no/such/folder"], "/no/such/folder"),
+        ([], "task.data: nothing was given"),
+        (
+            ["task.data={corpus}", "checkpoint.restore_file=gone.pt"],
+            "checkpoint.restore_file: there is no file gone.pt",
+        ),
         (["task.data={corpus}", "task.mask_type=squares"], "task.mask_type: 'squares' is unknown; expected one of"),
         (["task.data={corpus}", "task.mask_typ=chunk_mask"], "mask_typ"),
     ],

@@ -38,9 +38,14 @@ def plain_errors(function: Callable[..., Result]) -> Callable[..., Result]:
     return wrapped
 
 
+def is_training_command() -> bool:
+    """Tell whether hydra runs this process, as it does under fairseq-hydra-train."""
+    return HydraConfig.initialized()
+
+
 def data_folders(data: str) -> list[Path]:
     """Return the folders of `task.data`, separated by `:`; relative ones count from where the command was started."""
-    start = get_original_cwd() if HydraConfig.initialized() else "."
+    start = get_original_cwd() if is_training_command() else "."
     return [Path(start, folder).absolute() for folder in data.split(os.pathsep)]
 
 

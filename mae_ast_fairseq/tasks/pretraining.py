@@ -30,6 +30,7 @@ from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     check_folders,
     data_folders,
+    is_training_command,
     plain_errors,
     read_checked,
     read_weights,
@@ -92,19 +93,28 @@ class MaeAstPretrainingTask(FairseqTask):
 
     @plain_errors
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the criterion; raises ConfigError where a file or folder that the config names is not there.
+        """Build the criterion; in a training command, also look whether what its config names is there.
 
-        That is looked at here since fairseq builds a criterion before it reads data, and none on loading a model.
+        fairseq builds the criterion last before it lists the data folder, with a traceback where there is none.
         """
+        if is_training_command():
+            self._check_paths()
+        return super().build_criterion(cfg, from_checkpoint)
+
+    def _check_paths(self) -> None:
         if OmegaConf.is_missing(self.cfg, "data"):
             raise ConfigError(
-                "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data="
+                "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data=/folder"
             )
         check_folders(data_folders(self.cfg.data))
-        if self.cfg.restore_file != FAIRSEQ_LAST_CHECKPOINT:
-            check_checkpoint("checkpoint.restore_file", self.cfg.restore_file)
-        check_checkpoint("checkpoint.finetune_from_model", self.cfg.finetune_from_model)
-        return super().build_criterion(cfg, from_checkpoint)
+        restore_file = self._setting("restore_file")
+        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
+            check_checkpoint("checkpoint.restore_file", restore_file)
+        check_checkpoint("checkpoint.finetune_from_model", self._setting("finetune_from_model"))
+
+    def _setting(self, name: str) -> Optional[str]:
+        # A released checkpoint's config lacks what some fields of ours point at.
+        return OmegaConf.select(self.cfg, name, throw_on_resolution_failure=False)
 
     @plain_errors
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
@@ -116,6 +126,7 @@ class MaeAstPretrainingTask(FairseqTask):
                 "to pretrain with masked chunks set task.mask_type=chunk_mask"
             )
         assert self.model_cfg is not None, "build_model precedes load_dataset"
+        self._check_paths()
         folders = data_folders(cfg.data)
         self.datasets[split] = MaskedAudioDataset(
             join([read_checked(folder / f"{split}.tsv") for folder in folders]),
@@ -135,8 +146,7 @@ class MaeAstPretrainingTask(FairseqTask):
 
     @property
     def _train_subset(self) -> str:
-        # A released checkpoint's config has no `dataset.train_subset` to point at.
-        return OmegaConf.select(self.cfg, "train_subset", throw_on_resolution_failure=False) or "train"
+        return self._setting("train_subset") or "train"
 
     def has_sharded_data(self, split: str) -> bool:
         """Return False: several folders are trained on together, and not an epoch each."""

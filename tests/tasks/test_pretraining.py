@@ -202,6 +202,14 @@ def test_retain_spans_is_known_on_loading_and_refused_for_pretraining(corpus):
     assert model.grid == task.grid
 
 
+def test_task_and_criterion_are_built_without_the_data(tmp_path):
+    # as whoever evaluates a checkpoint elsewhere needs them
+    task, _, criterion = build("mae_ast_tiny", f"task.data={tmp_path}/gone", *SMALL)
+    assert criterion.task is task
+    with pytest.raises(UserError, match=r"task\.data: there is no folder .*/gone"):
+        task.load_dataset("train")
+
+
 def test_a_split_without_a_manifest_is_an_error_that_names_it(corpus):
     task, _ = build_task(corpus)
     with pytest.raises(UserError, match=r"test\.tsv"):
@@ -256,8 +264,9 @@ def test_the_run_stops_past_the_share_of_broken_files(corpus, tmp_path, max_bad_
 
 def test_a_misspelt_checkpoint_to_start_from_is_an_error(corpus):
     for field in ("restore_file", "finetune_from_model"):
+        task, _ = build_task(corpus, f"checkpoint.{field}=/gone.pt")
         with pytest.raises(UserError, match=rf"checkpoint\.{field}: there is no file /gone\.pt"):
-            build_task(corpus, f"checkpoint.{field}=/gone.pt")
+            task.load_dataset("train")
 
 
 def test_several_folders_are_trained_on_together(corpus, tmp_path):
