@@ -154,19 +154,26 @@ class MaskedAudioDataset(FairseqDataset):
         buckets = np.ceil(np.log(self.sizes[shuffled]) / np.log(LENGTH_BUCKET)).astype(np.int64)
         return shuffled[np.argsort(-buckets, kind="stable")]
 
-    def batch_by_size(self, indices: np.ndarray, **limits: Any) -> list[np.ndarray]:
+    def batch_by_size(
+        self,
+        indices: np.ndarray,
+        max_tokens: Optional[int] = None,
+        max_sentences: Optional[int] = None,
+        required_batch_size_multiple: int = 1,
+    ) -> list[np.ndarray]:
         """Cut ordered clips into batches within fairseq's limits; in training also of near-equal length.
 
         Else a large `dataset.max_tokens` would put long and short clips together, and cropping them to the shortest
         would throw much of the audio away.
         """
+        limits = (max_tokens, max_sentences, required_batch_size_multiple)
         if not self.training:
-            return super().batch_by_size(indices, **limits)
+            return super().batch_by_size(indices, *limits)
         batches, first = [], 0
         while first < len(indices):
             is_too_short = self.sizes[indices[first:]] * MAX_LENGTH_RATIO < self.sizes[indices[first]]
             num_alike = int(is_too_short.argmax()) if is_too_short.any() else len(indices) - first
-            batches += list(super().batch_by_size(indices[first : first + num_alike], **limits))
+            batches += list(super().batch_by_size(indices[first : first + num_alike], *limits))
             first += num_alike
         return batches
 
