@@ -149,8 +149,7 @@ class MaskedAudioDataset(FairseqDataset):
             return np.argsort(-self.sizes, kind="stable")
         shuffled = generator(self.seed, Stream.ORDER, self.epoch).permutation(len(self))
         if self.weights is not None:
-            starts = getattr(self.manifest, "starts", np.array([0, len(self.manifest)]))
-            shuffled = draw_by_weight(self.rows, starts, self.weights, shuffled)
+            shuffled = draw_by_weight(self.rows, self.manifest.part_starts, self.weights, shuffled)
         buckets = np.ceil(np.log(self.sizes[shuffled]) / np.log(LENGTH_BUCKET)).astype(np.int64)
         return shuffled[np.argsort(-buckets, kind="stable")]
 

@@ -16,7 +16,7 @@ class JoinedManifest:
 
     def __init__(self, parts: Sequence[Manifest]):
         self.parts = tuple(parts)
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        self.part_starts = np.cumsum([0, *(len(part) for part in parts)])
         """[K + 1] first row of each manifest, and the number of all rows"""
         self.num_samples = np.concatenate([part.num_samples for part in parts])
         self.sample_rates = np.concatenate([part.sample_rates for part in parts])
@@ -35,8 +35,8 @@ class JoinedManifest:
         return ", ".join(part.name for part in self.parts)
 
     def _locate(self, row: int) -> tuple[Manifest, int]:
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.parts[part], row - int(self.starts[part])
+        part = int(np.searchsorted(self.part_starts, row, side="right")) - 1
+        return self.parts[part], row - int(self.part_starts[part])
 
     def path(self, row: int) -> str:
         """Return the path of a row's audio file."""

@@ -60,6 +60,11 @@ class Manifest:
         return str(self.file)
 
     @property
+    def part_starts(self) -> np.ndarray:
+        """Return [0, N], the first row and the end of the one manifest that this is; see JoinedManifest."""
+        return np.array([0, len(self)])
+
+    @property
     def num_samples_at_16k(self) -> np.ndarray:
         """Count each file's samples at 16 kHz: int64 [N], the ceiling of samples * 16000 / rate, exactly."""
         if (self.sample_rates == SAMPLE_RATE).all():

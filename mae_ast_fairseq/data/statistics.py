@@ -221,8 +221,3 @@ def sample_rows(num_rows: int, num_wanted: int, generator: np.random.Generator) 
     if num_rows <= num_wanted:
         return np.arange(num_rows)
     return np.sort(generator.choice(num_rows, num_wanted, replace=False))
-
-
-def as_tensor(statistics: Statistics, device: torch.device) -> Tensor:
-    """Return [2] float64 of mean and deviation, to send to other processes."""
-    return torch.tensor(statistics, dtype=torch.float64, device=device)

@@ -18,7 +18,6 @@ from mae_ast_fairseq.data.joined import join
 from mae_ast_fairseq.data.statistics import (
     FILE_NAME,
     Statistics,
-    as_tensor,
     measure_manifest,
     pool,
     read_statistics,
@@ -211,7 +210,7 @@ class MaeAstPretrainingTask(FairseqTask):
         values = torch.zeros(2, dtype=torch.float64, device=normalization.running_mean.device)
         is_distributed = torch.distributed.is_initialized()
         if not is_distributed or torch.distributed.get_rank() == 0:
-            values = as_tensor(self._statistics(), values.device)
+            values = torch.tensor(self._statistics(), dtype=values.dtype, device=values.device)
         if is_distributed:
             torch.distributed.broadcast(values, src=0)
         statistics = Statistics(*values.tolist())
@@ -247,6 +246,5 @@ class MaeAstPretrainingTask(FairseqTask):
         """Return what the folders' stats.json say, each with the weight of its audio in the training set."""
         statistics = [read_statistics(path, self.cfg.feature_dim) for path in paths]
         dataset = self.datasets[self._train_subset]
-        starts = getattr(dataset.manifest, "starts", [0, len(dataset.manifest)])
-        parts = np.searchsorted(starts, dataset.rows, side="right") - 1
+        parts = np.searchsorted(dataset.manifest.part_starts, dataset.rows, side="right") - 1
         return pool(statistics, np.bincount(parts, weights=dataset.sizes, minlength=len(paths)).tolist())
