@@ -20,6 +20,7 @@ def register() -> None:
 
     from mae_ast_fairseq.criterions import pretraining as _criterion  # noqa: F401
     from mae_ast_fairseq.models import mae_ast as _model  # noqa: F401
+    from mae_ast_fairseq.models import ssast as _ssast  # noqa: F401
     from mae_ast_fairseq.tasks import pretraining as _task  # noqa: F401
 
     # fairseq sends a checkpoint to the other processes with this class in it, which torch >= 2.6 else refuses to load.

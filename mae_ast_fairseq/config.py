@@ -17,8 +17,8 @@ def _help(default: Any, text: str) -> Any:
 
 
 @dataclass
-class MaeAstFields:
-    """Fields of the `mae_ast` model."""
+class EncoderFields:
+    """Fields that every model has: the tokens, the encoder that reads them, and how they are masked."""
 
     ast_kernel_size_chan: int = _help(128, "height of a token in Mel bands: 16 for patches, 128 for frames")
     ast_kernel_size_time: int = _help(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames")
@@ -32,30 +32,65 @@ class MaeAstFields:
     activation_fn: str = _help("gelu", "activation of the feed-forward layers: gelu (erf) or relu")
     layer_norm_first: bool = _help(False, "LayerNorm before attention and feed-forward instead of after them")
 
-    decoder_layers: int = _help(2, "layers of the decoder")
-    decoder_embed_dim: int = _help(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
-    decoder_ffn_embed_dim: int = _help(0, "width of the decoder's feed-forward layers; 0: as the encoder")
-    decoder_attention_heads: int = _help(0, "attention heads of the decoder; 0: as the encoder")
-    use_post_enc_proj: bool = _help(False, "linear layer between encoder and decoder")
-
     dropout: float = _help(0.1, "dropout at each layer's output and at a stack's input")
     attention_dropout: float = _help(0.1, "dropout of attention weights; on CPU 0, or attention is not fused")
     activation_dropout: float = _help(0.0, "dropout after the activation of the feed-forward layers")
     dropout_input: float = _help(0.1, "dropout of the projected tokens, only when masking")
     encoder_layerdrop: float = _help(0.05, "probability of leaving out an encoder layer in an update")
-    decoder_layerdrop: float = _help(0.0, "probability of leaving out a decoder layer in an update")
 
-    random_mask_prob: float = _help(0.75, "share of tokens that are masked, inside (0, 1)")
-    mask_length: int = _help(10, "length in tokens of a masked span: frame tokens with chunk_mask")
-    max_token_length: int = _help(2048, "positions computed in advance; longer clips extend the table")
-    enc_sine_pos: bool = _help(True, "sin/cos positions at the encoder's input")
-    dec_sine_pos: bool = _help(True, "sin/cos positions at the decoder's input")
+    max_token_length: int = _help(2048, "positions: those computed in advance, or the number that is learned")
     normalization: str = _help(
         "batch", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
     )
     checkpoint_activations: bool = _help(
         False, "recompute each layer in the backward pass: less memory, one forward pass more"
     )
+
+
+@dataclass
+class MaskingFields:
+    """Fields of how a model that is pretrained masks its tokens."""
+
+    random_mask_prob: float = _help(0.75, "share of tokens that are masked, inside (0, 1)")
+    mask_length: int = _help(10, "length in tokens of a masked span: frame tokens with chunk_mask")
+
+
+@dataclass
+class MaeAstFields(MaskingFields, EncoderFields):
+    """Fields of the `mae_ast` model."""
+
+    decoder_layers: int = _help(2, "layers of the decoder")
+    decoder_embed_dim: int = _help(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
+    decoder_ffn_embed_dim: int = _help(0, "width of the decoder's feed-forward layers; 0: as the encoder")
+    decoder_attention_heads: int = _help(0, "attention heads of the decoder; 0: as the encoder")
+    use_post_enc_proj: bool = _help(False, "linear layer between encoder and decoder")
+    decoder_layerdrop: float = _help(0.0, "probability of leaving out a decoder layer in an update")
+    enc_sine_pos: bool = _help(True, "sin/cos positions at the encoder's input")
+    dec_sine_pos: bool = _help(True, "sin/cos positions at the decoder's input")
+
+
+@dataclass
+class SsastFields(MaskingFields, EncoderFields):
+    """Fields of the `ssast` model: `max_token_length` positions are learned."""
+
+    normalization: str = _help(
+        "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
+    )
+
+
+@dataclass
+class ClassifierFields(EncoderFields):
+    """Fields of the `mae_ast_classifier` model: an encoder, mean-pooled, and one linear layer."""
+
+    normalization: str = _help(
+        "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
+    )
+    positions: str = _help("sinusoidal", "sinusoidal (MAE-AST), learned (SSAST, AST) or none")
+    labels: list[str] = field(
+        default_factory=list, metadata={"help": "names of the classes in the order of the head; the task fills them in"}
+    )
+    multi_label: bool = _help(False, "a clip may have many labels: probabilities by sigmoid; as task.multi_label")
+    head_dropout: float = _help(0.0, "dropout of the pooled features before the linear layer")
 
 
 @dataclass
@@ -66,6 +101,7 @@ class PretrainingTaskFields:
         None, "share in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
     )
     sample_rate: int = _help(16_000, "rate in Hz of the model's input; files of other rates are resampled")
+    normalize: bool = _help(False, "waveforms to mean 0 and deviation 1, which scripts for HuBERT ask: always false")
     feature_dim: int = _help(128, "number of log-Mel bands")
     mask_type: str = _help("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
     max_sample_size: Optional[int] = _help(None, "longer clips are cropped to this many samples")
@@ -114,37 +150,50 @@ def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
         raise ConfigError(f"{name}: {value} cannot be divided by {of_name}={of}; choose a multiple of it")
 
 
+def require_even(name: str, width: int) -> None:
+    """Raise ConfigError unless a width can hold pairs of sin and cos."""
+    if width % 2:
+        raise ConfigError(f"{name}: {width} was given; expected an even number for sin/cos positions")
+
+
 POSITIVE = (
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
     *("decoder_layers", "decoder_embed_dim", "mask_length", "max_token_length"),
 )
 SHARES = (
-    *("dropout", "attention_dropout", "activation_dropout", "dropout_input"),
+    *("dropout", "attention_dropout", "activation_dropout", "dropout_input", "head_dropout"),
     *("encoder_layerdrop", "decoder_layerdrop"),
 )
 
 
-def check_model(fields: MaeAstFields) -> None:
-    """Raise ConfigError where the model's fields contradict each other; the token grid checks itself."""
+def check_encoder(fields: EncoderFields) -> None:
+    """Raise ConfigError where a field of a model cannot be used; the token grid checks itself."""
     for name in POSITIVE:
-        require_positive(f"model.{name}", getattr(fields, name))
+        if hasattr(fields, name):
+            require_positive(f"model.{name}", getattr(fields, name))
+    for name in SHARES:
+        if hasattr(fields, name):
+            require_share(f"model.{name}", getattr(fields, name))
+    heads = fields.encoder_attention_heads
+    require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "model.encoder_attention_heads", heads)
+
+
+def check_mae_ast(fields: MaeAstFields) -> None:
+    """Raise ConfigError where the fields of MAE-AST contradict each other."""
+    check_encoder(fields)
     for name in ("decoder_ffn_embed_dim", "decoder_attention_heads"):
         if getattr(fields, name) != 0:  # 0: as the encoder
             require_positive(f"model.{name}", getattr(fields, name))
-    for name in SHARES:
-        require_share(f"model.{name}", getattr(fields, name))
-    heads = fields.encoder_attention_heads
-    require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "model.encoder_attention_heads", heads)
-    decoder_heads = fields.decoder_attention_heads or heads
     require_multiple(
-        "model.decoder_embed_dim", fields.decoder_embed_dim, "model.decoder_attention_heads", decoder_heads
+        "model.decoder_embed_dim",
+        fields.decoder_embed_dim,
+        "model.decoder_attention_heads",
+        fields.decoder_attention_heads or fields.encoder_attention_heads,
     )
-    for side, has_positions in (("encoder", fields.enc_sine_pos), ("decoder", fields.dec_sine_pos)):
-        width = getattr(fields, f"{side}_embed_dim")
-        if has_positions and width % 2:
-            raise ConfigError(
-                f"model.{side}_embed_dim: {width} was given; expected an even number for sin/cos positions"
-            )
+    if fields.enc_sine_pos:
+        require_even("model.encoder_embed_dim", fields.encoder_embed_dim)
+    if fields.dec_sine_pos:
+        require_even("model.decoder_embed_dim", fields.decoder_embed_dim)
     if fields.decoder_embed_dim != fields.encoder_embed_dim and not fields.use_post_enc_proj:
         raise ConfigError(
             f"model.decoder_embed_dim: {fields.decoder_embed_dim} differs from "
@@ -158,6 +207,11 @@ def check_pretraining_task(fields: PretrainingTaskFields) -> None:
         raise ConfigError(
             f"task.sample_rate: {fields.sample_rate} was given; expected 16000, the rate of the model's filterbank "
             "(files of any rate are resampled to it)"
+        )
+    if fields.normalize:
+        raise ConfigError(
+            "task.normalize: true was given; expected false: the filterbank takes waveforms as they are, and "
+            "model.normalization normalises what it gives"
         )
     require_positive("task.feature_dim", fields.feature_dim)
     for name in ("max_sample_size", "min_sample_size", "max_keep_size"):

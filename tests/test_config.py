@@ -12,10 +12,13 @@ from fairseq.tasks import FairseqTask
 import mae_ast_fairseq
 from mae_ast_fairseq import config
 from mae_ast_fairseq.config import (
+    ClassifierFields,
     MaeAstFields,
     PretrainingCriterionFields,
     PretrainingTaskFields,
-    check_model,
+    SsastFields,
+    check_encoder,
+    check_mae_ast,
     check_pretraining_criterion,
     check_pretraining_task,
     require_choice,
@@ -56,12 +59,12 @@ def names_read() -> set[str]:
 
 @pytest.mark.parametrize("field", fields_of(*FIELD_CLASSES))
 def test_every_field_has_a_help_text_of_its_own(field: dataclasses.Field) -> None:
-    texts = [each.metadata["help"] for cls in FIELD_CLASSES for each in dataclasses.fields(cls)]
+    fields = [each for cls in FIELD_CLASSES for each in dataclasses.fields(cls)]
     assert len(field.metadata["help"].split()) >= 3
-    assert texts.count(field.metadata["help"]) == 1
+    assert {each.name for each in fields if each.metadata["help"] == field.metadata["help"]} == {field.name}
 
 
-@pytest.mark.parametrize("field", fields_of(MaeAstFields, PretrainingTaskFields))
+@pytest.mark.parametrize("field", fields_of(MaeAstFields, SsastFields, ClassifierFields, PretrainingTaskFields))
 def test_every_field_is_read(field: dataclasses.Field, names_read: set[str]) -> None:
     if field.name in READ_BY_FAIRSEQ:
         names_read = {name for name in READ_BY_FAIRSEQ if name in inspect.getsource(FairseqTask)}
@@ -76,7 +79,9 @@ def test_every_criterion_field_is_an_argument(field: dataclasses.Field) -> None:
 
 
 def test_defaults_are_valid() -> None:
-    assert check_model(MaeAstFields()) is None
+    assert check_mae_ast(MaeAstFields()) is None
+    assert check_encoder(SsastFields()) is None
+    assert check_encoder(ClassifierFields()) is None
     assert check_pretraining_task(PretrainingTaskFields()) is None
     assert check_pretraining_criterion(PretrainingCriterionFields()) is None
 
@@ -117,7 +122,7 @@ def test_defaults_are_valid() -> None:
 )
 def test_a_wrong_model_field_is_named(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        check_model(MaeAstFields(**changes))
+        check_mae_ast(MaeAstFields(**changes))
     assert message in str(error.value)
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from mae_ast_fairseq.models.mae_ast import MaeAstModel
-from tests.training import EXAMPLES, SMALL, config, train
+from tests.training import EXAMPLES, SMALL, SMALL_ENCODER, config, train
 
 ROOT = EXAMPLES.parent
 FLOAT32 = "common.bf16=false"
+PRETRAINING_RECIPES = sorted(path.stem for path in EXAMPLES.glob("*ast_*.yaml") if not path.stem.startswith("finetune"))
 
 
 def test_training_lowers_both_losses_and_beats_chance(corpus):
@@ -28,10 +29,11 @@ def test_training_lowers_both_losses_and_beats_chance(corpus):
     assert run.validations[-1]["valid_loss"] < run.validations[0]["valid_loss"]
 
 
-@pytest.mark.parametrize("recipe", ["mae_ast_patch", "mae_ast_frame", "mae_ast_tiny"])
+@pytest.mark.parametrize("recipe", PRETRAINING_RECIPES)
 @pytest.mark.parametrize("pad_audio", ["true", "false"])
 def test_every_recipe_trains_padded_and_cropped(corpus, recipe, pad_audio):
-    run = train(recipe, f"task.data={corpus}", *SMALL, f"task.pad_audio={pad_audio}", "dataset.max_tokens=300000")
+    small = SMALL_ENCODER if recipe.startswith("ssast") else SMALL
+    run = train(recipe, f"task.data={corpus}", *small, f"task.pad_audio={pad_audio}", "dataset.max_tokens=300000")
     assert len(run.losses) == 4
     assert run.updates[-1]["num_updates"] == 4
     assert all(0 < update["gnorm"] < 1e4 for update in run.updates)
@@ -130,16 +132,17 @@ def test_a_persons_mistake_ends_the_command_with_its_message_and_no_traceback(co
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("recipe", sorted(path.stem for path in EXAMPLES.glob("mae_ast_*.yaml")))
+@pytest.mark.parametrize("recipe", PRETRAINING_RECIPES)
 def test_recipes_list_every_field_and_only_those(recipe):
     from mae_ast_fairseq.criterions.pretraining import MaeAstCriterionConfig
     from mae_ast_fairseq.models.mae_ast import MaeAstConfig
+    from mae_ast_fairseq.models.ssast import SsastConfig
     from mae_ast_fairseq.tasks.pretraining import MaeAstPretrainingConfig
 
     cfg = config(recipe, "task.data=/data")
     for part, fields in (
         ("task", MaeAstPretrainingConfig),
-        ("model", MaeAstConfig),
+        ("model", {"mae_ast": MaeAstConfig, "ssast": SsastConfig}[cfg.model._name]),
         ("criterion", MaeAstCriterionConfig),
     ):
         assert set(cfg[part]) == set(fields.__dataclass_fields__)
@@ -155,6 +158,15 @@ def test_full_recipes_are_the_papers(recipe):
     assert cfg.optimizer.adam_betas == "(0.9,0.98)" and cfg.optimizer.adam_eps == 1e-6
     assert cfg.optimization.lr == [1e-4] and cfg.optimization.clip_norm == 10
     assert (cfg.criterion.reconstruction_weight, cfg.criterion.classification_weight) == (10, 1)
+
+
+@pytest.mark.parametrize("kind", ["patch", "frame"])
+def test_ssast_is_compared_under_the_same_recipe(kind):
+    ours, theirs = config(f"mae_ast_{kind}", "task.data=/data"), config(f"ssast_{kind}", "task.data=/data")
+    for part in ("task", "criterion", "optimization", "optimizer", "lr_scheduler", "dataset"):
+        assert ours[part] == theirs[part]
+    differing = {name for name in theirs.model if theirs.model[name] != ours.model[name]}
+    assert differing == {"_name", "max_token_length"}
 
 
 def weights_of(path):

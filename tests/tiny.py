@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.config import MaeAstFields
+from mae_ast_fairseq.config import ClassifierFields, EncoderFields, MaeAstFields, SsastFields
 from mae_ast_fairseq.masking import STRATEGIES, collate
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import autoencoder_arguments
+from mae_ast_fairseq.nn.build import MODELS
+from mae_ast_fairseq.nn.classifier import AudioClassifier
+from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.tokens import TokenGrid
 
 NUM_BANDS = 128
@@ -30,23 +32,24 @@ FRAME = {
 PADDING_VALUE = 1e3  # in padded frames: it must never matter
 
 
+TINY = {
+    **PATCH,
+    "encoder_layers": 3,
+    "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 96,
+    "encoder_attention_heads": 4,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "dropout_input": 0.0,
+    "encoder_layerdrop": 0.0,
+    "max_token_length": 256,
+}
+LABELS = ["dog", "rain", "siren", "speech", "violin"]
+
+
 def tiny_fields(**changes: Any) -> MaeAstFields:
     """Return the fields of a model of width 48 without dropout, over patches."""
-    fields = {
-        **PATCH,
-        "encoder_layers": 3,
-        "encoder_embed_dim": 48,
-        "encoder_ffn_embed_dim": 96,
-        "encoder_attention_heads": 4,
-        "decoder_layers": 2,
-        "decoder_embed_dim": 48,
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "dropout_input": 0.0,
-        "encoder_layerdrop": 0.0,
-        "max_token_length": 256,
-    }
-    return MaeAstFields(**{**fields, **changes})
+    return MaeAstFields(**{**TINY, "decoder_layers": 2, "decoder_embed_dim": 48, **changes})
 
 
 def enlarge_weights(module: nn.Module) -> None:
@@ -60,9 +63,23 @@ def enlarge_weights(module: nn.Module) -> None:
 
 def tiny_autoencoder(**changes: Any) -> MaskedAutoencoder:
     """Return a model of `tiny_fields(**changes)` in evaluation mode, its statistics set, always the same one."""
+    return _tiny("mae_ast", tiny_fields(**changes))
+
+
+def tiny_ssast(**changes: Any) -> Ssast:
+    """Return an SSAST of the same size, likewise."""
+    return _tiny("ssast", SsastFields(**{**TINY, **changes}))
+
+
+def tiny_classifier(**changes: Any) -> AudioClassifier:
+    """Return a classifier of LABELS of the same size, likewise."""
+    return _tiny("mae_ast_classifier", ClassifierFields(**{**TINY, "labels": LABELS, **changes}))
+
+
+def _tiny(kind: str, fields: EncoderFields) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = MaskedAutoencoder(**autoencoder_arguments(tiny_fields(**changes), NUM_BANDS))
+        model = MODELS[kind].build(fields, NUM_BANDS)
         enlarge_weights(model)
     model.batch_norm.set_statistics(-6.0, 3.0)
     return model.eval()

@@ -32,13 +32,17 @@ QUICK = (
     "optimization.max_update=4",
     "lr_scheduler.warmup_updates=2",
 )
-SMALL = (
+SMALL_ENCODER = (
     "model.encoder_layers=2",
-    "model.decoder_layers=1",
     "model.encoder_embed_dim=48",
-    "model.decoder_embed_dim=48",
     "model.encoder_ffn_embed_dim=96",
     "model.encoder_attention_heads=4",
+)
+SMALL = (
+    *SMALL_ENCODER,
+    "model.decoder_layers=1",
+    "model.decoder_embed_dim=48",
+    "model.decoder_attention_heads=4",
 )
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mae_ast_fairseq import fbank, plots
 from mae_ast_fairseq.checkpoints import Checkpoint, build_autoencoder, build_untrained, read_checkpoint
+from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import prepare_folder
 from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.data.audio import load_audio
@@ -27,7 +28,6 @@ from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
 HELP = "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores."
 EXAMPLE = "mae-ast reconstruct checkpoints/checkpoint_best.pt --manifest manifests/speech/valid.tsv --out pictures"
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SCORES = ("mse", "baseline", "info_nce", "accuracy", "chance")
 MAX_STEM = 50  # characters of a file's name in its picture's: 255 bytes hold them in any script
 
@@ -55,10 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the same network with initial weights, for comparison; only its input statistics are the checkpoint's",
     )
-    parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
-    parser.add_argument(
-        "--precision", default="float32", help=f"of the model: {', '.join(PRECISIONS)} (default: %(default)s)"
-    )
+    add_device_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the scores as JSON")
 
 
@@ -91,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     sources = _sources(args, settings, grid)
     waveforms = [_load(source, settings, grid) for source in sources]  # all are good before anything is written
     model = build_untrained(checkpoint, args.seed) if args.untrained else build_autoencoder(checkpoint)
-    model = model.to(_device(args.device), PRECISIONS[args.precision])
+    model = model.to(*check_device_arguments(args))
     prepare_folder("--out", args.out)
 
     weights = _weights(checkpoint, args.untrained)
@@ -122,23 +119,11 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--ratio {args.ratio}: expected a share of masked tokens above 0 and below 1, such as 0.75")
     if args.mask_type is not None:
         require_choice("--mask-type", args.mask_type, STRATEGIES)
-    require_choice("--precision", args.precision, PRECISIONS)
     if not 0 <= args.seed < 2**63:
         raise ConfigError(f"--seed {args.seed}: expected at least 0 and less than 2^63")
     if not (args.max_seconds > 0 and math.isfinite(args.max_seconds)):
         raise ConfigError(f"--max-seconds {args.max_seconds}: expected more than 0, such as 10")
-    _device(args.device)
-
-
-def _device(name: str) -> torch.device:
-    """Return a device that is there; raises ConfigError."""
-    try:
-        number = torch.zeros(1, device=name)
-        number.item()  # what `meta` cannot do
-        return number.device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ConfigError(f"--device {name}: cannot be used ({reason}); expected cpu, or cuda where it is") from None
+    check_device_arguments(args)
 
 
 def _settings(args: argparse.Namespace, checkpoint: Checkpoint) -> Settings:

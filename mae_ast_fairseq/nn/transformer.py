@@ -19,6 +19,24 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
+def scatter_tokens(
+    filler: Tensor, tokens: Tensor, num_tokens: int, indices: Tensor, padding_mask: Optional[Tensor] = None
+) -> Tensor:
+    """Put tokens [B, N, C] at their `indices` [B, N] of a full sequence [B, L, C], the filler [C] everywhere else.
+
+    `padding_mask` [B, N] bool, True = padding of `tokens`, which goes nowhere.
+    """
+    # Padded indices point at token 0; they are sent to one place past the end, and that is cut off.
+    num_places = num_tokens
+    if padding_mask is not None:
+        indices = indices.masked_fill(padding_mask, num_tokens)
+        num_places = num_tokens + 1
+    batch_size, _, width = tokens.shape
+    full = filler.to(tokens.dtype).expand(batch_size, num_places, width)
+    full = full.scatter(1, indices[..., None].expand_as(tokens), tokens)  # [B, L (+ 1), C]
+    return full[:, :num_tokens]
+
+
 def _linear(in_features: int, out_features: int) -> nn.Linear:
     linear = nn.Linear(in_features, out_features)
     nn.init.normal_(linear.weight, std=INITIAL_DEVIATION)
@@ -156,6 +174,7 @@ class TransformerStack(nn.Module):
         at: Optional[Tensor] = None,
         kept_layers: Optional[Sequence[bool]] = None,
         output_layer: Optional[int] = None,
+        collect: Optional[list[Tensor]] = None,
     ) -> Tensor:
         """Run the stack over `tokens` [B, L, C].
 
@@ -165,6 +184,7 @@ class TransformerStack(nn.Module):
             at: [B, N] indices; the last layer is computed, and the output given, only there.
             kept_layers: one bool a layer, False leaves it out (layer drop); None keeps all.
             output_layer: return the output of this layer, counted from 1, before any LayerNorm of the stack's end.
+            collect: a list that takes the output of each layer, likewise.
 
         Returns:
             [B, L, C], or [B, N, C] with `at`.
@@ -181,6 +201,8 @@ class TransformerStack(nn.Module):
                 tokens = checkpoint(layer, tokens, keep, at if is_last else None, use_reentrant=False)
             else:
                 tokens = layer(tokens, keep, at if is_last else None)
+            if collect is not None:
+                collect.append(tokens)
             if number == output_layer:
                 return tokens
         return self.layer_norm(tokens) if self.layer_norm_first else tokens

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.positions import sinusoidal_positions
+from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.nn.transformer import SelfAttention, TransformerLayer, TransformerStack
 
 
@@ -57,7 +59,7 @@ def stack(module: TransformerStack, tokens: Tensor) -> Tensor:
     return module.layer_norm(tokens) if module.layer_norm_first else tokens
 
 
-def patches(model: MaskedAutoencoder, frames: Tensor) -> Tensor:
+def patches(model: SpectrogramEncoder, frames: Tensor) -> Tensor:
     """Cut [T, F] frames into normalised patches [L, P], one by one, time-major."""
     frames = model.batch_norm(frames[None])[0]
     (bands, times), rows = model.grid.kernel, frames.shape[1] // model.grid.kernel[0]
@@ -73,7 +75,7 @@ def pretraining(model: MaskedAutoencoder, frames: Tensor, visible: Tensor, maske
     """Run one clip of [T, F] frames with its `visible` [V] and `masked` [M] tokens."""
     values = patches(model, frames)
     tokens = torch.stack([model.post_extract_proj(values[index]) for index in visible])
-    if model.enc_sine_pos_embed is not None:
+    if model.positions is not None:
         tokens = tokens + sinusoidal_positions(len(values), tokens.shape[1]).to(tokens)[visible]
     encoded = stack(model.encoder, tokens)
 
@@ -82,12 +84,31 @@ def pretraining(model: MaskedAutoencoder, frames: Tensor, visible: Tensor, maske
     full = torch.stack(
         [projected[places.index(index)] if index in places else model.decoder_mask_emb for index in range(len(values))]
     )
-    if model.dec_sine_pos_embed is not None:
+    if model.decoder_positions is not None:
         full = full + sinusoidal_positions(len(values), full.shape[1]).to(full)
     decoded = stack(model.decoder, full)[masked]
     return Outputs(
         encoded,
         model.final_proj_reconstruction(decoded),
         model.final_proj_classification(decoded),
+        values[masked],
+    )
+
+
+def ssast(model: Ssast, frames: Tensor, visible: Tensor, masked: Tensor) -> Outputs:
+    """Run one clip of [T, F] frames through SSAST; `encoded` is [L, C]."""
+    values = patches(model, frames)
+    places = visible.tolist()
+    tokens = [model.post_extract_proj(row) if index in places else model.mask_emb for index, row in enumerate(values)]
+    encoded = stack(model.encoder, torch.stack(tokens) + model.positions.table[: len(values)])
+
+    def head(module: torch.nn.Sequential) -> Tensor:
+        first, _, last = module
+        return last(first(encoded[masked]).clamp(min=0))
+
+    return Outputs(
+        encoded,
+        head(model.final_proj_reconstruction),
+        head(model.final_proj_classification),
         values[masked],
     )

@@ -104,7 +104,7 @@ def test_decoder_sees_mask_embeddings_where_masked_and_positions_up_to_padding()
         clip = alone(batch, row)
         visible, num_tokens = clip["visible"][0], clip["visible"].shape[1] + clip["masked"].shape[1]
         expected[row, visible] = encoded[0][row, : len(visible)]
-        expected[row, :num_tokens] += model.dec_sine_pos_embed.table[:num_tokens]
+        expected[row, :num_tokens] += model.decoder_positions.table[:num_tokens]
     torch.testing.assert_close(filled[0], expected)
 
 

@@ -50,7 +50,7 @@ def test_features_equal_the_plain_reference(model) -> None:
     model = model.double()
     source = padded_batch((96,))["source"]
     tokens = model.post_extract_proj(reference.patches(model, source[0]))
-    tokens = tokens + model.enc_sine_pos_embed.table[: len(tokens)]
+    tokens = tokens + model.positions.table[: len(tokens)]
     features = model.extract_features(source).features[0]
     torch.testing.assert_close(features, reference.stack(model.encoder, tokens), atol=1e-9, rtol=1e-7)
 
@@ -77,7 +77,7 @@ def test_ret_conv_gives_projected_tokens_with_positions(model) -> None:
     tokens, padding_mask = model.extract_features(**batch, ret_conv=True)
     for row in range(len(LENGTHS)):
         patches = reference.patches(model, alone(batch, row)["source"][0])
-        expected = model.post_extract_proj(patches) + model.enc_sine_pos_embed.table[: len(patches)]
+        expected = model.post_extract_proj(patches) + model.positions.table[: len(patches)]
         torch.testing.assert_close(tokens[row][~padding_mask[row]], expected)
     entered = []
     model.encoder.register_forward_pre_hook(lambda _module, args: entered.append(args[0]))
@@ -152,3 +152,15 @@ def test_removing_pretraining_modules_leaves_features_and_the_encoders_state() -
 def test_a_source_of_another_shape_is_an_error_that_says_what_is_expected(source, padding_mask, message):
     with pytest.raises(ConfigError, match=message):
         tiny_autoencoder().extract_features(source, padding_mask)
+
+
+@pytest.mark.parametrize("layer_norm_first", [False, True])
+def test_hidden_states_are_the_features_of_every_layer(grid, layer_norm_first: bool) -> None:
+    model, batch = tiny_autoencoder(**grid, layer_norm_first=layer_norm_first), padded_batch(LENGTHS)
+    states = model.hidden_states(**batch)
+    assert len(states.layers) == model.num_layers == 3
+    for number, layer in enumerate(states.layers, start=1):
+        assert layer.equal(model.extract_features(**batch, output_layer=number).features)
+    features, token_padding_mask = model.extract_features(**batch)
+    assert states.features.equal(features)
+    assert states.token_padding_mask.equal(token_padding_mask)

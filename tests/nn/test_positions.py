@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mae_ast_fairseq.nn.positions import SinusoidalPositions, sinusoidal_positions
+from mae_ast_fairseq.nn.positions import LearnedPositions, SinusoidalPositions, resize_positions, sinusoidal_positions
 from tests.tiny import golden_checkpoint
 
 WIDTH = 48
+ROWS = 3
 
 
 @pytest.fixture
@@ -76,3 +78,68 @@ def test_half_precision_tokens_stay_so(positions) -> None:
 def test_table_is_not_saved(positions) -> None:
     assert positions.state_dict() == {}
     assert [name for name, _ in positions.named_buffers()] == ["table"]
+
+
+# --- learned
+
+
+@pytest.fixture
+def learned() -> LearnedPositions:
+    return LearnedPositions(width=WIDTH, num_positions=5 * ROWS, rows=ROWS)
+
+
+def given(positions, num_tokens: int, *arguments, batch_size: int = 1, places: int | None = None) -> torch.Tensor:
+    """Return what is added to tokens."""
+    return positions(torch.zeros(batch_size, places or num_tokens, WIDTH), num_tokens, *arguments)
+
+
+def test_learned_positions_are_cut_for_a_shorter_clip(learned) -> None:
+    assert given(learned, 3 * ROWS)[0].equal(learned.table[: 3 * ROWS])
+    assert given(learned, 5 * ROWS)[0].equal(learned.table)
+
+
+@pytest.mark.parametrize("num_columns", [6, 10, 23])
+def test_learned_positions_are_interpolated_along_time_for_a_longer_clip(learned, num_columns: int) -> None:
+    image = learned.table.view(5, ROWS * WIDTH).T[None]  # [1, rows * C, columns]
+    expected = F.interpolate(image, size=num_columns, mode="linear", align_corners=False)[0].T
+    torch.testing.assert_close(given(learned, num_columns * ROWS)[0], expected.reshape(-1, WIDTH))
+
+
+def test_learned_positions_stretch_by_a_clips_own_length_and_not_by_its_batch(learned) -> None:
+    lengths = [8 * ROWS, 6 * ROWS, 4 * ROWS]
+    padding_mask = torch.arange(8 * ROWS) >= torch.tensor(lengths)[:, None]
+    together = given(learned, 8 * ROWS, None, padding_mask, batch_size=3)
+    for row, length in zip(together, lengths, strict=True):
+        torch.testing.assert_close(row[:length], given(learned, length)[0])
+        assert not row[length:].any()
+
+
+@pytest.mark.parametrize("num_columns", [4, 8])
+def test_learned_positions_are_given_by_index(learned, num_columns: int) -> None:
+    indices = torch.tensor([[0, 3, 11], [5, 6, 7]])
+    table = given(learned, num_columns * ROWS)[0]
+    picked = given(learned, num_columns * ROWS, indices, batch_size=2, places=3)
+    assert picked.equal(table[indices])
+
+
+def test_learned_positions_are_learned(learned) -> None:
+    given(learned, 2 * ROWS).sum().backward()
+    assert learned.table.grad[: 2 * ROWS].eq(1).all() and not learned.table.grad[2 * ROWS :].any()
+    assert set(learned.state_dict()) == {"table"}
+
+
+def test_resizing_a_plane_of_positions_keeps_it_a_plane() -> None:
+    def plane(rows: int, columns: int) -> torch.Tensor:
+        # As a share of bands and seconds, which both grids cover.
+        column, row = np.divmod(np.arange(rows * columns), rows)
+        place = np.stack([(row + 0.5) / rows, (column + 0.5) / columns], axis=1)
+        return torch.from_numpy(place.astype(np.float32))
+
+    resized = resize_positions(plane(8, 20), (8, 20), (12, 33)).view(33, 12, 2)
+    inner = (slice(2, -2), slice(1, -1))  # beyond the outermost centres values are repeated
+    torch.testing.assert_close(resized[inner], plane(12, 33).view(33, 12, 2)[inner])
+
+
+def test_resizing_to_the_same_grid_changes_nothing() -> None:
+    table = torch.randn(12, WIDTH)
+    assert resize_positions(table, (3, 4), (3, 4)).equal(table)

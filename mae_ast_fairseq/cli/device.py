@@ -1,0 +1,43 @@
+"""`--device` and `--precision`, alike on every command that runs a model."""
+
+import argparse
+from typing import NamedTuple
+
+import torch
+
+from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.errors import ConfigError
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Placement(NamedTuple):
+    """Where a model runs and in which precision: the arguments of `module.to`."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `--device` and `--precision`."""
+    parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
+    parser.add_argument(
+        "--precision", default="float32", help=f"of the model: {', '.join(PRECISIONS)} (default: %(default)s)"
+    )
+
+
+def check_device_arguments(args: argparse.Namespace) -> Placement:
+    """Return what was given; raises ConfigError for a device that is not there or an unknown precision."""
+    require_choice("--precision", args.precision, PRECISIONS)
+    return Placement(check_device(args.device), PRECISIONS[args.precision])
+
+
+def check_device(name: str) -> torch.device:
+    """Return a device that is there; raises ConfigError."""
+    try:
+        number = torch.zeros(1, device=name)
+        number.item()  # what `meta` cannot do
+        return number.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"--device {name}: cannot be used ({reason}); expected cpu, or cuda where it is") from None

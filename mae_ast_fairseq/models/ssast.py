@@ -1,0 +1,26 @@
+"""The fairseq model `ssast`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+
+from mae_ast_fairseq.config import SsastFields
+from mae_ast_fairseq.nn.build import ssast_arguments
+from mae_ast_fairseq.nn.ssast import Ssast
+
+
+@dataclass
+class SsastConfig(SsastFields, FairseqDataclass):
+    """Fields of the `ssast` model."""
+
+
+@register_model("ssast", dataclass=SsastConfig)
+class SsastModel(Ssast, BaseFairseqModel):
+    """SSAST as fairseq builds, trains and loads it."""
+
+    @classmethod
+    def build_model(cls, cfg: SsastConfig, task: Any = None) -> "SsastModel":
+        """Build the model of `cfg`; `task.cfg.feature_dim` gives the number of Mel bands."""
+        return cls(**ssast_arguments(cfg, task.cfg.feature_dim))

@@ -1,0 +1,251 @@
+"""The encoder of every model: log-Mel frames to patches, to tokens with positions, through transformer layers."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from mae_ast_fairseq import fbank
+from mae_ast_fairseq.draws import Stream, generator
+from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.nn.normalization import InputNormalization
+from mae_ast_fairseq.nn.positions import Positions
+from mae_ast_fairseq.nn.transformer import TransformerStack, gather_tokens
+from mae_ast_fairseq.tokens import TokenGrid
+
+
+class Predictions(NamedTuple):
+    """What pretraining compares, at the masked tokens in ascending order."""
+
+    reconstruction: Tensor
+    """[B, M, P] output of the reconstruction head"""
+    classification: Tensor
+    """[B, M, P] output of the classification head"""
+    target: Tensor
+    """[B, M, P] float32 normalised patch values"""
+    padding_mask: Optional[Tensor]
+    """[B, M] bool, True = padding; None where nothing is padded"""
+
+
+class Features(NamedTuple):
+    """Features of tokens, as HuBERT's `extract_features` returns them."""
+
+    features: Tensor
+    """[B, L, C]"""
+    token_padding_mask: Optional[Tensor]
+    """[B, L] bool, True = padding; None where nothing is padded"""
+
+
+class HiddenStates(NamedTuple):
+    """The outputs of every layer of an encoder."""
+
+    layers: list[Tensor]
+    """N times [B, L, C], as `extract_features` gives them with `output_layer` 1 to N"""
+    features: Tensor
+    """[B, L, C], as it gives them without"""
+    token_padding_mask: Optional[Tensor]
+    """[B, L] bool, True = padding; None where nothing is padded"""
+
+
+class SpectrogramEncoder(nn.Module):
+    """Encodes log-Mel spectrograms: what MAE-AST, SSAST and the classifier have in common.
+
+    Args:
+        grid: how frames become tokens.
+        encoder: the stack of transformer layers.
+        width: C of the encoder.
+        positions: adds positions to the tokens; None: nothing is added.
+        normalization: `dataset`, `batch` or `utterance`.
+        dropout_input: dropout of the projected tokens when masking.
+        encoder_layer_drop: probability of leaving out an encoder layer in an update.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: TokenGrid,
+        encoder: TransformerStack,
+        width: int,
+        positions: Optional[Positions] = None,
+        normalization: str = "batch",
+        dropout_input: float = 0.0,
+        encoder_layer_drop: float = 0.0,
+    ):
+        super().__init__()
+        self.grid = grid
+        self.width = width
+        self.batch_norm = InputNormalization(statistics=normalization)
+        self.post_extract_proj = nn.Linear(grid.patch_size, width)
+        self.dropout_input = nn.Dropout(dropout_input)
+        self.positions = positions
+        self.encoder = encoder
+        self.encoder_layer_drop = encoder_layer_drop
+        self.num_updates: Optional[int] = None
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the encoder (N)."""
+        return len(self.encoder.layers)
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """Tell the model the update it is in: layer drop is drawn from it, alike on all processes.
+
+        Where nobody tells, as in plain PyTorch, it is drawn from torch's own generator on the CPU.
+        """
+        self.num_updates = num_updates
+
+    def patches(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
+        """Cut [B, T, F] log-Mel frames into normalised patches [B, L, P] float32."""
+        source = source.float()
+        if padding_mask is not None:  # whatever stands there, NaN even, reaches nothing
+            source = source.masked_fill(padding_mask[..., None], 0.0)
+        return self.grid.patchify(self.batch_norm(source, padding_mask))
+
+    def token_padding_mask(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
+        """Turn a mask [B, T] of frames into one of tokens [B, L]; None stays None."""
+        return None if padding_mask is None else self.grid.token_padding_mask(padding_mask)
+
+    def project(self, patches: Tensor) -> Tensor:
+        """Project patches [B, N, P] to the encoder's width: [B, N, C]."""
+        return self.post_extract_proj(patches.to(self.post_extract_proj.weight.dtype))
+
+    def embed(
+        self,
+        patches: Tensor,
+        num_tokens: int,
+        indices: Optional[Tensor] = None,
+        padding_mask: Optional[Tensor] = None,
+        *,
+        masking: bool = False,
+    ) -> Tensor:
+        """Project patches [B, N, P], which stand at `indices` [B, N] of L tokens, and add positions: [B, N, C]."""
+        tokens = self.project(patches)
+        if masking:
+            tokens = self.dropout_input(tokens)
+        if self.positions is not None:
+            tokens = self.positions(tokens, num_tokens, indices, padding_mask)
+        return tokens
+
+    def embed_visible(
+        self,
+        patches: Tensor,
+        visible: Tensor,
+        visible_padding_mask: Optional[Tensor],
+        token_padding_mask: Optional[Tensor],
+    ) -> Features:
+        """Embed what a masked pass reads of all patches [B, L, P]: here the visible ones alone, [B, V, C]."""
+        tokens = self.embed(
+            gather_tokens(patches, visible), patches.shape[1], visible, visible_padding_mask, masking=True
+        )
+        return Features(tokens, visible_padding_mask)
+
+    def encode(
+        self, tokens: Tensor, padding_mask: Optional[Tensor] = None, output_layer: Optional[int] = None
+    ) -> Tensor:
+        """Run the encoder's stack over embedded tokens [B, N, C]; `padding_mask` [B, N] bool, True = padding."""
+        kept_layers = self._kept_layers(self.encoder, self.encoder_layer_drop, Stream.ENCODER_LAYER_DROP)
+        return self.encoder(tokens, padding_mask, kept_layers=kept_layers, output_layer=output_layer)
+
+    def _kept_layers(self, stack: TransformerStack, rate: float, stream: Stream) -> Optional[list[bool]]:
+        if not self.training or rate == 0:
+            return None
+        if self.num_updates is None:
+            draws = torch.rand(len(stack.layers)).tolist()
+        else:
+            draws = generator(0, stream, index=self.num_updates).random(len(stack.layers)).tolist()
+        return [draw >= rate for draw in draws]
+
+    def extract_features(
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        mask: bool = False,
+        ret_conv: bool = False,
+        output_layer: Optional[int] = None,
+        visible: Optional[Tensor] = None,
+        visible_padding_mask: Optional[Tensor] = None,
+    ) -> Features:
+        """Encode clips, with HuBERT's signature.
+
+        Args:
+            source: [B, S] waveform at 16 kHz in [-1, 1], or [B, T, F] log-Mel frames, not normalised.
+            padding_mask: [B, S] or [B, T] bool, True = padding, at the end of a clip.
+            mask: hide what is not `visible`, as the model does in pretraining: MAE-AST encodes only the visible
+                tokens, SSAST all of them with its mask embedding in the hidden ones' place.
+            ret_conv: return the projected tokens with positions instead.
+            output_layer: return this layer's output, counted from 1; None: the encoder's.
+            visible: [B, V] token indices, needed with `mask`.
+            visible_padding_mask: [B, V] bool, True = padding.
+
+        Raises:
+            ConfigError: `output_layer` outside 1..N, `mask` without `visible`, a source or a padding mask of another
+                shape or type.
+            AudioError: a waveform is shorter than one window.
+        """
+        if output_layer is not None and not 1 <= output_layer <= self.num_layers:
+            raise ConfigError(f"output_layer: {output_layer} was given; expected 1 to {self.num_layers}, or None")
+        if mask and visible is None:
+            raise ConfigError("mask: true was given without visible; pass the indices [B, V] of visible tokens")
+        patches, tokens_mask = self._read(source, padding_mask)
+        if mask and visible is not None:
+            embedded = self.embed_visible(patches, visible, visible_padding_mask, tokens_mask)
+        else:
+            embedded = Features(self.embed(patches, patches.shape[1], padding_mask=tokens_mask), tokens_mask)
+        if ret_conv:
+            return embedded
+        return embedded._replace(features=self.encode(*embedded, output_layer=output_layer))
+
+    def hidden_states(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> HiddenStates:
+        """Encode clips as `extract_features` does, and keep what every layer gives."""
+        patches, tokens_mask = self._read(source, padding_mask)
+        tokens = self.embed(patches, patches.shape[1], padding_mask=tokens_mask)
+        layers: list[Tensor] = []
+        features = self.encoder(tokens, tokens_mask, collect=layers)
+        return HiddenStates(layers, features, tokens_mask)
+
+    def _read(self, source: Tensor, padding_mask: Optional[Tensor]) -> Features:
+        """Turn waveforms [B, S] or frames [B, T, F] into patches [B, L, P] and their padding mask [B, L]."""
+        check_source(source, padding_mask, self.grid.feature_dim)
+        if source.dim() == 2:
+            source, padding_mask = waveform_to_frames(source, padding_mask, self.grid.feature_dim)
+        return Features(self.patches(source, padding_mask), self.token_padding_mask(padding_mask))
+
+    def remove_pretraining_modules(self) -> None:
+        """Drop what only pretraining needs; an encoder alone has nothing of that."""
+
+
+def mean_pool(features: Tensor, token_padding_mask: Optional[Tensor] = None) -> Tensor:
+    """Average the features [B, L, C] of a clip's tokens, padding left out: [B, C], summed in float32."""
+    if token_padding_mask is None:
+        return features.mean(dim=1, dtype=torch.float32).to(features.dtype)
+    keep = ~token_padding_mask[..., None]  # [B, L, 1]
+    total = features.masked_fill(~keep, 0.0).sum(dim=1, dtype=torch.float32)
+    return (total / keep.sum(dim=1).clamp(min=1)).to(features.dtype)
+
+
+def check_source(source: Tensor, padding_mask: Optional[Tensor], feature_dim: int) -> None:
+    """Raise ConfigError unless `source` is [B, S] or [B, T, feature_dim], and `padding_mask` bool of its first two."""
+    if source.dim() not in (2, 3) or (source.dim() == 3 and source.shape[2] != feature_dim):
+        raise ConfigError(
+            f"source: a tensor of shape {list(source.shape)} was given; expected waveforms [B, S] at 16 kHz or log-Mel "
+            f"frames [B, T, {feature_dim}]; one clip alone is a batch of one"
+        )
+    if padding_mask is not None and (padding_mask.shape != source.shape[:2] or padding_mask.dtype != torch.bool):
+        raise ConfigError(
+            f"padding_mask: {padding_mask.dtype} of shape {list(padding_mask.shape)} was given; expected torch.bool of "
+            f"shape {list(source.shape[:2])}, True at padding"
+        )
+
+
+def waveform_to_frames(
+    waveform: Tensor, padding_mask: Optional[Tensor], feature_dim: int
+) -> tuple[Tensor, Optional[Tensor]]:
+    """Turn [B, S] waveforms at 16 kHz and their padding mask into [B, T, F] log-Mel frames and theirs [B, T].
+
+    A frame is padding where any sample of its window is.
+    """
+    frames = fbank.log_mel(waveform, num_mel_bins=feature_dim)
+    if padding_mask is not None:
+        last_samples = padding_mask[:, fbank.FRAME_LENGTH - 1 :: fbank.FRAME_SHIFT]
+        padding_mask = last_samples[:, : frames.shape[1]]  # [B, T]
+    return frames, padding_mask
