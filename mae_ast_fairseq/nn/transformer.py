@@ -13,6 +13,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.
 
 INITIAL_DEVIATION = 0.02
 
+MAX_UNFUSED_SCORES = 512 * 512
+"""Up to so many pairs of tokens, bfloat16 attention on a CPU is by plain products."""
+
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
     """Pick the tokens [B, N, C] at `indices` [B, N] out of [B, L, C]."""
@@ -37,6 +40,35 @@ def scatter_tokens(
     return full[:, :num_tokens]
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, keep: Optional[Tensor] = None, dropout: float = 0.0) -> Tensor:
+    """Attend by scaled inner products, fused by torch where that is the fastest.
+
+    Args:
+        query: [B, H, N, C / H].
+        key: [B, H, L, C / H].
+        value: [B, H, L, C / H].
+        keep: [B, 1, 1, L] bool, True where a token may be attended to; None: everywhere.
+        dropout: of the attention weights.
+
+    Returns:
+        [B, H, N, C / H].
+    """
+    is_half_on_cpu = query.device.type == "cpu" and query.dtype is torch.bfloat16
+    is_short = query.shape[2] * key.shape[2] <= MAX_UNFUSED_SCORES
+    if is_half_on_cpu and (is_short or dropout > 0):
+        return _attend_by_products(query, key, value, keep, dropout)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
+
+
+def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, keep: Optional[Tensor], dropout: float) -> Tensor:
+    # On a CPU, torch's fused attention multiplies in float32 whatever it is given; matrix products in bfloat16 are
+    # several times as fast, which pays until the scores no longer fit into the cache.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, H, N, L]
+    if keep is not None:
+        scores += torch.zeros_like(keep, dtype=scores.dtype).masked_fill_(~keep, float("-inf"))
+    return F.dropout(scores.softmax(dim=-1), dropout) @ value
+
+
 def _linear(in_features: int, out_features: int) -> nn.Linear:
     linear = nn.Linear(in_features, out_features)
     nn.init.normal_(linear.weight, std=INITIAL_DEVIATION)
@@ -45,7 +77,7 @@ def _linear(in_features: int, out_features: int) -> nn.Linear:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, fused by torch where it can be.
+    """Multi-head self-attention.
 
     Args:
         width: C.
@@ -70,12 +102,12 @@ class SelfAttention(nn.Module):
 
         `keep` [B, 1, 1, L] bool is True where a token may be attended to; None: everywhere.
         """
-        attended = F.scaled_dot_product_attention(
+        attended = attend(
             self._split(self.q_proj(tokens if queries is None else queries)),
             self._split(self.k_proj(tokens)),
             self._split(self.v_proj(tokens)),
-            attn_mask=keep,
-            dropout_p=self.dropout if self.training else 0.0,
+            keep,
+            self.dropout if self.training else 0.0,
         )
         return self.out_proj(attended.transpose(1, 2).flatten(2))  # [B, H, N, C / H] -> [B, N, C]
 

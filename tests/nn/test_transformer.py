@@ -4,13 +4,18 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mae_ast_fairseq.nn import transformer
 from mae_ast_fairseq.nn.transformer import (
     SelfAttention,
     TransformerLayer,
     TransformerStack,
+    _attend_by_products,
+    attend,
     gather_tokens,
+    scatter_tokens,
 )
 from tests.nn import reference
 from tests.tiny import enlarge_weights
@@ -206,3 +211,69 @@ def test_each_dropout_acts_while_training_only(tokens, name: str) -> None:
     assert not module(tokens, None).equal(module(tokens, None))
     assert module.eval()(tokens, None).equal(without)
     torch.testing.assert_close(without, torch_layer(module)(tokens))
+
+
+# --- the two ways to attend
+
+
+def heads(num_queries: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query [B, H, N, D], key and value [B, H, L, D]."""
+    shapes = [(B, HEADS, num, C // HEADS) for num in (num_queries, L, L)]
+    return tuple(torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("keep", [None, ~PADDING_MASK[:, None, None, :]], ids=["whole", "padded"])
+@pytest.mark.parametrize("num_queries", [L, 4])
+def test_attention_by_products_equals_fused_attention_with_its_gradients(num_queries: int, keep) -> None:
+    inputs = heads(num_queries, torch.float64)
+    results = []
+    for way in (_attend_by_products(*inputs, keep, 0.0), F.scaled_dot_product_attention(*inputs, attn_mask=keep)):
+        weighted = way.flatten() @ torch.linspace(-1, 1, way.numel(), dtype=way.dtype)
+        results.append((way, *torch.autograd.grad(weighted, inputs)))
+    torch.testing.assert_close(*results, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "num_tokens", "dropout", "by_products"),
+    [
+        (torch.float32, 8, 0.0, False),
+        (torch.float32, 8, 0.1, False),
+        (torch.bfloat16, 8, 0.0, True),
+        (torch.bfloat16, 600, 0.0, False),
+        (torch.bfloat16, 600, 0.1, True),
+    ],
+)
+def test_short_or_dropped_out_bfloat16_attention_is_by_products(monkeypatch, dtype, num_tokens, dropout, by_products):
+    ways = []
+    monkeypatch.setattr(transformer, "_attend_by_products", lambda *_: ways.append(True))
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *_, **__: ways.append(False))
+    attend(*[torch.zeros(1, 1, num_tokens, 4, dtype=dtype)] * 3, None, dropout)
+    assert ways == [by_products]
+
+
+def test_bfloat16_attention_is_that_of_float32_within_its_precision() -> None:
+    inputs = heads(L, torch.bfloat16)
+    keep = ~PADDING_MASK[:, None, None, :]
+    expected = attend(*[tensor.float() for tensor in inputs], keep)
+    torch.testing.assert_close(attend(*inputs, keep).float(), expected, atol=0.02, rtol=0.02)
+
+
+def test_dropout_by_products_keeps_the_mean() -> None:
+    query, key = torch.zeros(2, 1, 1, 1_000, 4)
+    value = torch.ones(1, 1, 1_000, 4)
+    dropped = _attend_by_products(query, key, value, None, 0.5)
+    assert 0.02 < dropped[0, 0, :, 0].std() < 0.045  # sqrt(1 / 1000)
+    assert abs(dropped[0, 0, :, 0].mean() - 1) < 0.005
+
+
+@pytest.mark.parametrize("padding_mask", [None, torch.tensor([[False] * 4, [False, False, True, True]])])
+def test_scattered_tokens_stand_at_their_places_and_the_filler_elsewhere(padding_mask) -> None:
+    tokens, filler = torch.randn(2, 4, 3), torch.randn(3)
+    indices = AT if padding_mask is None else AT.masked_fill(padding_mask, 0)
+    full = scatter_tokens(filler, tokens, L, indices, padding_mask)
+    expected = filler.expand(2, L, 3).clone()
+    for row in range(2):
+        for place in range(4):
+            if padding_mask is None or not padding_mask[row, place]:
+                expected[row, indices[row, place]] = tokens[row, place]
+    assert full.equal(expected)
