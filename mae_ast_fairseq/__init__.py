@@ -18,9 +18,13 @@ def register() -> None:
     import torch.serialization
     from fairseq.distributed.utils import _TensorPlaceholder
 
+    from mae_ast_fairseq.criterions import classification as _classification  # noqa: F401
     from mae_ast_fairseq.criterions import pretraining as _criterion  # noqa: F401
     from mae_ast_fairseq.models import mae_ast as _model  # noqa: F401
+    from mae_ast_fairseq.models import mae_ast_classifier as _classifier  # noqa: F401
     from mae_ast_fairseq.models import ssast as _ssast  # noqa: F401
+    from mae_ast_fairseq.optim import fused_adam as _optimizer  # noqa: F401
+    from mae_ast_fairseq.tasks import classification as _finetuning  # noqa: F401
     from mae_ast_fairseq.tasks import pretraining as _task  # noqa: F401
 
     # fairseq sends a checkpoint to the other processes with this class in it, which torch >= 2.6 else refuses to load.

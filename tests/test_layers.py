@@ -29,6 +29,7 @@ LAYERS = {
     "reconstruction": 3,
     "plots": 3,
     "criterions": 4,
+    "optim": 4,
     "tasks": 4,
     "cli": 5,
     "demo": 5,

@@ -1,0 +1,1 @@
+"""Optimisers registered with fairseq."""
