@@ -1,33 +1,53 @@
 """Checkpoints of ours and in the released layout, read without fairseq and without trusting the file.
 
-Only tensors and plain values are unpickled (`weights_only=True`), only fields that the model has are taken, each
-of its declared type, and nothing in the file is evaluated or interpolated.
+Files of fairseq and of `mae-ast export`, told apart by their content. Only tensors and plain values are unpickled
+(`weights_only=True`), every field must be known and of its declared type, and nothing in the file is evaluated or
+interpolated.
 """
 
-import re
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Optional, get_type_hints
+from typing import Any, NamedTuple, Optional, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mae_ast_fairseq.config import MaeAstFields, PretrainingTaskFields
+from mae_ast_fairseq.config import EncoderFields, MaeAstFields, PretrainingTaskFields
+from mae_ast_fairseq.config_classification import ClassificationTaskFields, FinetuningFields
 from mae_ast_fairseq.errors import CheckpointError, ConfigError
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import autoencoder_arguments, unused_released_keys
+from mae_ast_fairseq.nn.build import MODELS
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.released import MODEL_TYPES as RELEASED_MODEL_TYPES
+from mae_ast_fairseq.released import TASK_TYPES as RELEASED_TASK_TYPES
+from mae_ast_fairseq.released import Released, check_supported, set_aside, tensor_shapes
+from mae_ast_fairseq.stored_fields import OF_TRAINING, check_fields, entry, listed, mapping, refuse, shown, taken
+from mae_ast_fairseq.unpickling import FETCH_AGAIN, read_content
 
-MODEL_NAME = "mae_ast"
-MAX_SHOWN = 3  # keys named in a message
-MAX_VALUE_CHARACTERS = 60  # of a value shown in a message
+AUTOENCODER = "mae_ast"
 
-_UNSAFE_GLOBAL = re.compile(r"\bGLOBAL (\S+)")
-_OF_TRAINING = "take a file that fairseq's training wrote"
-_FETCH_AGAIN = "copy or download it again, or take another checkpoint of the run"
+MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length": 1_000_000}
+"""Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
+
+SHELL_TYPES = dict.fromkeys(
+    ("_name", "data", "seed", "train_subset", "restore_file", "finetune_from_model", "save_dir"), Any
+)
+"""Fields that the registered tasks have besides those of `config`; nothing here reads them."""
+
+TASK_TYPES = {
+    **SHELL_TYPES,
+    **RELEASED_TASK_TYPES,
+    **get_type_hints(ClassificationTaskFields),
+    **get_type_hints(PretrainingTaskFields),
+}
+LEFT_OUT_TYPES = {
+    AUTOENCODER: RELEASED_MODEL_TYPES,
+    "mae_ast_classifier": get_type_hints(FinetuningFields),
+}
+"""Fields that files of a kind may have besides those of the model: of the released layout, and of training."""
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class _NoInitialWeights(TorchFunctionMode):
@@ -41,160 +61,100 @@ class _NoInitialWeights(TorchFunctionMode):
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds of a model, checked: `state` fits the model that `model` and `feature_dim` describe."""
+    """What a checkpoint holds of a model, checked: `state` fits the model that the fields before it describe."""
 
     path: Path
-    model: MaeAstFields
-    """the model's fields; those that the file does not have are the defaults"""
+    kind: str
+    """the model, a key of `nn.build.MODELS`"""
+    model: EncoderFields
+    """the model's fields, of the dataclass of its kind; those that the file does not have are the defaults"""
     feature_dim: int
     """number of log-Mel bands (F)"""
     mask_type: str
-    """the strategy it was trained with, as the file spells it"""
+    """the strategy it was trained with, as the file spells it; the default where the file has none"""
     num_updates: Optional[int]
     """updates it was trained for; None where the file does not say"""
     state: dict[str, Tensor]
-    """weights and buffers on the CPU, finite, without the released tensors that have no use"""
+    """weights and buffers on the CPU, finite, of the file's precision and in its order"""
+    released: Optional[Released] = None
+    """what a file in the released layout has besides; None for files of ours"""
 
 
-def load_autoencoder(path: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
-    """Return the model of a checkpoint in evaluation mode; raises CheckpointError as `read_checkpoint` does."""
-    return build_autoencoder(read_checkpoint(path)).to(device)
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of one of our models, a released one, or what `mae-ast export` wrote, and check all in it.
+
+    Raises CheckpointError, which names the file and the key: no such file, not a checkpoint, truncated, with code
+    in it, of another kind of model, fields unknown, interpolated or of a wrong type, keys missing, unexpected or
+    misshapen, weights that are not finite.
+    """
+    path = Path(path)
+    content = read_content(path)
+    cfg = mapping(path, entry(path, content, "cfg"), "cfg")
+    parts = {name: mapping(path, entry(path, cfg, f"cfg.{name}"), f"cfg.{name}") for name in ("model", "task")}
+    kind = _kind(path, parts["model"])
+    model_types, task_types = get_type_hints(MODELS[kind].fields), get_type_hints(PretrainingTaskFields)
+    check_fields(path, "cfg.model", parts["model"], {"_name": str, **LEFT_OUT_TYPES.get(kind, {}), **model_types})
+    check_fields(path, "cfg.task", parts["task"], TASK_TYPES)
+    check_supported(path, parts)
+    task = PretrainingTaskFields(**taken(parts["task"], task_types))
+    checkpoint = Checkpoint(
+        path=path,
+        kind=kind,
+        model=MODELS[kind].fields(**taken(parts["model"], model_types)),
+        feature_dim=task.feature_dim,
+        mask_type=task.mask_type,
+        num_updates=_num_updates(content),
+        state=dict(mapping(path, entry(path, content, "model"), "model")),
+    )
+    _check_state(checkpoint)
+    if kind != AUTOENCODER:
+        return checkpoint
+    fields = cast(MaeAstFields, checkpoint.model)
+    state, released = set_aside(fields, checkpoint.feature_dim, {**cfg, **parts}, checkpoint.state)
+    return checkpoint._replace(state=state, released=released)
 
 
-def build_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
+def build_model(checkpoint: Checkpoint) -> SpectrogramEncoder:
     """Return the model of a checkpoint that was read, on the CPU, in evaluation mode."""
-    model = _empty_autoencoder(checkpoint)
+    with torch.random.fork_rng(devices=[]), _NoInitialWeights():  # memory that is not touched yet
+        model = MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim)
     model.load_state_dict(checkpoint.state)
-    return model.eval()
+    return cast(SpectrogramEncoder, model.eval())
 
 
-def build_untrained(checkpoint: Checkpoint, seed: int) -> MaskedAutoencoder:
+def build_untrained(checkpoint: Checkpoint, seed: int) -> SpectrogramEncoder:
     """Return the same network with initial weights drawn by `seed`, but with the checkpoint's input statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = MaskedAutoencoder(**autoencoder_arguments(checkpoint.model, checkpoint.feature_dim))
+        model = cast(SpectrogramEncoder, MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim))
     prefix = "batch_norm."
     buffers = {key.removeprefix(prefix): value for key, value in checkpoint.state.items() if key.startswith(prefix)}
     model.batch_norm.load_state_dict(buffers)
     return model.eval()
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of `mae_ast` and check all that is in it.
-
-    Raises CheckpointError, which names the file and the key: no such file, not a checkpoint, truncated, with code
-    in it, of another kind of model, fields missing or of a wrong type, keys missing, unexpected or misshapen,
-    weights that are not finite.
-    """
-    path = Path(path)
-    content = _mapping(path, _unpickle(path), "")
-    cfg = _mapping(path, _entry(path, content, "cfg"), "cfg")
-    model_cfg = _mapping(path, _entry(path, cfg, "cfg.model"), "cfg.model")
-    task_cfg = _mapping(path, _entry(path, cfg, "cfg.task"), "cfg.task")
-    _check_kind(path, model_cfg)
-    fields = MaeAstFields(**_typed_values(path, "cfg.model", model_cfg, get_type_hints(MaeAstFields)))
-    task = PretrainingTaskFields(**_typed_values(path, "cfg.task", task_cfg, {"feature_dim": int, "mask_type": str}))
-    state = _mapping(path, _entry(path, content, "model"), "model")
-    checkpoint = Checkpoint(
-        path=path,
-        model=fields,
-        feature_dim=task.feature_dim,
-        mask_type=task.mask_type,
-        num_updates=_num_updates(content),
-        state={key: state[key] for key in state.keys() - set(unused_released_keys(state))},
-    )
-    _check_state(checkpoint)
-    return checkpoint
+def load_autoencoder(path: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
+    """Return the model of a checkpoint of MAE-AST in evaluation mode; raises CheckpointError for anything else."""
+    return build_autoencoder(read_checkpoint(path)).to(device)
 
 
-def _refuse(path: Path, found: str, expected: str, remedy: str) -> NoReturn:
-    raise CheckpointError(f"{path}: {found}; expected {expected}; {remedy}")
-
-
-# --- the file
-
-
-def _unpickle(path: Path) -> Any:
-    """Load a file's tensors and plain values, whatever is wrong with it as a CheckpointError."""
-    if not path.exists():
-        _refuse(path, "there is no such file", "a checkpoint", "correct the path")
-    if path.is_dir():
-        _refuse(path, "this is a folder", "a checkpoint", "name a file in it, such as checkpoint_best.pt")
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        _refuse(path, f"it cannot be read ({error.strerror or error})", "a checkpoint", "correct its permissions")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a strange file the error below says enough
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle may raise anything at all
-        _refuse_unpickled(path, error)
-
-
-def _refuse_unpickled(path: Path, error: Exception) -> NoReturn:
-    """Say in one line why torch could not load a file."""
-    if unsafe := _UNSAFE_GLOBAL.search(str(error)):
-        _refuse(
-            path,
-            f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed",
-            "tensors and plain values only",
-            _OF_TRAINING,
-        )
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    is_cut = isinstance(error, (EOFError, struct.error)) or "unexpected EOF" in str(error)
-    if is_cut or (is_zip and not zipfile.is_zipfile(path)):
-        _refuse(path, f"the file is truncated, at {path.stat().st_size} bytes", "a whole checkpoint", _FETCH_AGAIN)
-    _refuse(path, "this is not a checkpoint", "a file that torch.save wrote", "correct the path")
+def build_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
+    """Return the model of a checkpoint of MAE-AST; raises CheckpointError for another kind of model."""
+    if checkpoint.kind != AUTOENCODER:
+        found = f"cfg.model._name is {checkpoint.kind!r}: a checkpoint of another kind of model"
+        refuse(checkpoint.path, found, AUTOENCODER, "give a checkpoint of MAE-AST pretraining")
+    return cast(MaskedAutoencoder, build_model(checkpoint))
 
 
 # --- its config
 
 
-def _mapping(path: Path, value: Any, key: str) -> Mapping[str, Any]:
-    """Return `value` where it is a mapping with text for keys; `key` is '' for the file's whole content."""
-    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
-        return value
-    what = f"{key} is" if key else "it holds"
-    _refuse(path, f"{what} {type(value).__name__}", "a mapping of names", _OF_TRAINING)
-
-
-def _entry(path: Path, mapping: Mapping[str, Any], key: str) -> Any:
-    """Return the entry of `mapping` that a full key such as `cfg.model` ends with."""
-    name = key.rpartition(".")[2]
-    if name in mapping:
-        return mapping[name]
-    expected = "the layout of fairseq: cfg (model, task) and model (weights)"
-    _refuse(path, f"{key} is missing", expected, _OF_TRAINING)
-
-
-def _check_kind(path: Path, model_cfg: Mapping[str, Any]) -> None:
-    name = _entry(path, model_cfg, "cfg.model._name")
-    if name != MODEL_NAME:
-        found = f"cfg.model._name is {_shown(name)}: a checkpoint of another kind of model"
-        _refuse(path, found, MODEL_NAME, "give a checkpoint of MAE-AST pretraining")
-
-
-def _typed_values(path: Path, key: str, values: Mapping[str, Any], types: Mapping[str, type]) -> dict[str, Any]:
-    """Return those of `values` that `types` knows, each checked; what else released files have is of no use."""
-    return {name: _typed(path, f"{key}.{name}", values[name], types[name]) for name in types if name in values}
-
-
-def _typed(path: Path, key: str, value: Any, kind: type) -> Any:
-    if isinstance(value, str) and "${" in value:
-        _refuse(path, f"{key} is {_shown(value)}", "a value", "interpolations are not resolved: write the value itself")
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:  # not isinstance: True is an int too
-        _refuse(path, f"{key} is {_shown(value)}", f"{kind.__name__}", _OF_TRAINING)
-    return value
-
-
-def _shown(value: Any) -> str:
-    """Return a value for a message, in one short line."""
-    text = repr(value) if isinstance(value, (str, int, float, type(None))) else type(value).__name__
-    return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "..."
+def _kind(path: Path, model_cfg: Mapping[str, Any]) -> str:
+    name = entry(path, model_cfg, "cfg.model._name")
+    if isinstance(name, str) and name in MODELS:
+        return name
+    found = f"cfg.model._name is {shown(name)}: a checkpoint of another kind of model"
+    refuse(path, found, ", ".join(MODELS), "give a checkpoint that this package trained or that was released")
 
 
 def _num_updates(content: Mapping[str, Any]) -> Optional[int]:
@@ -208,50 +168,65 @@ def _num_updates(content: Mapping[str, Any]) -> Optional[int]:
 # --- its weights
 
 
-def _empty_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
-    """Return the model that a checkpoint's fields describe, its weights not set: memory that is not touched yet."""
-    with torch.random.fork_rng(devices=[]), _NoInitialWeights():
-        return MaskedAutoencoder(**autoencoder_arguments(checkpoint.model, checkpoint.feature_dim))
-
-
 def _check_state(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError where the fields contradict each other or the weights do not fit them."""
     path, state = checkpoint.path, checkpoint.state
-    try:
-        expected = _empty_autoencoder(checkpoint).state_dict()
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except RuntimeError as error:  # torch cannot allocate what the fields ask for
-        reason = str(error).splitlines()[0]
-        _refuse(path, f"cfg.model describes a model that cannot be built ({reason})", "one that fits", _OF_TRAINING)
+    _check_sizes(checkpoint)
+    expected = _expected(checkpoint)
+    if isinstance(checkpoint.model, MaeAstFields):
+        shapes = tensor_shapes(checkpoint.model, checkpoint.feature_dim)
+        expected |= {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key in state}
     others = {key: type(value).__name__ for key, value in state.items() if not _is_plain_tensor(value)}
     _refuse_keys(path, "not plain tensors", [f"{key} ({kind})" for key, kind in others.items()])
     _refuse_keys(path, "missing", expected.keys() - state.keys())
     _refuse_keys(path, "unexpected", state.keys() - expected.keys())
     misshapen = [
-        f"{key} ({_kind(state[key])} instead of {_kind(value)})"
+        f"{key} ({_shape(state[key])} instead of {_shape(value)})"
         for key, value in expected.items()
-        if _kind(state[key]) != _kind(value)
+        if _shape(state[key]) != _shape(value)
     ]
     _refuse_keys(path, "misshapen", misshapen)
     not_finite = [key for key in expected if not torch.isfinite(state[key]).all()]
-    _refuse_keys(path, "NaN or infinite", not_finite, _FETCH_AGAIN)
+    _refuse_keys(path, "NaN or infinite", not_finite, FETCH_AGAIN)
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for sizes that no weight tells of, or that would take hours or all memory to build."""
+    for name, most in MAX_SIZES.items():
+        size = getattr(checkpoint.model, name, 0)
+        if size > most:
+            remedy = "write what it was trained with; sin/cos positions grow as they need"
+            refuse(checkpoint.path, f"cfg.model.{name} is {size}", f"at most {most}", remedy)
+
+
+def _expected(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the state of the model that a checkpoint's fields describe, without memory for its values."""
+    try:
+        with torch.device("meta"):
+            return MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim).state_dict()
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    except (RuntimeError, TypeError, OverflowError) as error:  # more values than torch can count
+        reason = str(error).splitlines()[0]
+        refuse(checkpoint.path, f"cfg.model describes a model that cannot be built ({reason})", "one that fits")
 
 
 def _is_plain_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
 
 
-def _kind(tensor: Tensor) -> str:
-    """Name a tensor's shape, and its kind of number where that is not floating point of any width."""
-    number = "" if tensor.is_floating_point() else f" {tensor.dtype}".replace("torch.", "")
+def _shape(tensor: Tensor) -> str:
+    """Name a tensor's shape, and its kind of number where that is not floating point of 16 bits or more."""
+    number = "" if tensor.dtype in FLOATS else f" {tensor.dtype}".replace("torch.", "")
     return f"{list(tensor.shape)}{number}"
 
 
-def _refuse_keys(path: Path, fault: str, keys: Any, remedy: str = _OF_TRAINING) -> None:
-    names = sorted(keys)
-    if names:
-        more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
+def _refuse_keys(path: Path, fault: str, keys: Any, remedy: str = OF_TRAINING) -> None:
+    if names := [f"model.{key}" for key in keys]:
         found = f"{len(names)} tensors" if len(names) > 1 else "a tensor"
-        shown = ", ".join(f"model.{name}" for name in names[:MAX_SHOWN])
-        _refuse(path, f"{found} {fault}: {shown}{more}", "the weights of the model that its cfg describes", remedy)
+        refuse(path, f"{found} {fault}: {listed(names)}", "the weights of the model that its cfg describes", remedy)

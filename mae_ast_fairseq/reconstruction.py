@@ -11,7 +11,11 @@ from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.masking import STRATEGIES, check_ratio
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
+from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.tokens import MIN_TOKENS
+
+PretrainedModel = MaskedAutoencoder | Ssast
+"""The models that fill in what is masked."""
 
 
 class Reconstruction(NamedTuple):
@@ -40,7 +44,7 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(
-    model: MaskedAutoencoder,
+    model: PretrainedModel,
     frames: Tensor,
     ratio: float,
     mask_type: str,
@@ -105,7 +109,7 @@ def _of_patches(tokens: Tensor, patches: Tensor) -> Tensor:
     return tokens[..., None].expand(-1, -1, patches.shape[2])
 
 
-def _unmask(model: MaskedAutoencoder, source: Tensor, masked: Tensor, prediction: Tensor) -> Tensor:
+def _unmask(model: PretrainedModel, source: Tensor, masked: Tensor, prediction: Tensor) -> Tensor:
     """Put predicted patches [1, M, P] into the normalised spectrogram of [1, T, F] frames: [1, T', F]."""
     patches = model.patches(source)  # [1, L, P]
     return model.grid.unpatchify(patches.scatter(1, _of_patches(masked, patches), prediction.float()))

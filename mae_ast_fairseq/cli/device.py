@@ -7,8 +7,7 @@ import torch
 
 from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.errors import ConfigError
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from mae_ast_fairseq.serving import PRECISIONS
 
 
 class Placement(NamedTuple):

@@ -4,25 +4,24 @@ import argparse
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from mae_ast_fairseq import fbank, plots
-from mae_ast_fairseq.checkpoints import Checkpoint, build_autoencoder, build_untrained, read_checkpoint
+from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import prepare_folder
-from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.config import MaskingFields, require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.draws import Stream, generator
-from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.masking import STRATEGIES
-from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import build_grid
-from mae_ast_fairseq.reconstruction import Reconstruction, reconstruct
+from mae_ast_fairseq.reconstruction import PretrainedModel, Reconstruction, reconstruct
 from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
 
 HELP = "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores."
@@ -34,7 +33,7 @@ MAX_STEM = 50  # characters of a file's name in its picture's: 255 bytes hold th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="of MAE-AST pretraining, ours or as released")
+    parser.add_argument("checkpoint", type=Path, help="of pretraining: MAE-AST, ours or as released, or SSAST")
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files of any rate, right after the checkpoint")
     parser.add_argument("--manifest", type=Path, help="draw the clips from this manifest instead")
     parser.add_argument(
@@ -74,6 +73,7 @@ class Settings(NamedTuple):
 
     ratio: float
     mask_type: str
+    span_length: int
     seed: int
     max_samples: int
 
@@ -83,19 +83,20 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
     plots.require_matplotlib()
     checkpoint = read_checkpoint(args.checkpoint)
-    settings = _settings(args, checkpoint)
+    fields = _masking_fields(checkpoint)
+    settings = _settings(args, checkpoint, fields)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     sources = _sources(args, settings, grid)
     waveforms = [_load(source, settings, grid) for source in sources]  # all are good before anything is written
-    model = build_untrained(checkpoint, args.seed) if args.untrained else build_autoencoder(checkpoint)
-    model = model.to(*check_device_arguments(args))
+    model = build_untrained(checkpoint, args.seed) if args.untrained else build_model(checkpoint)
+    model = cast(PretrainedModel, model.to(*check_device_arguments(args)))
     prepare_folder("--out", args.out)
 
     weights = _weights(checkpoint, args.untrained)
     clips = []
     progress = tqdm(zip(sources, waveforms, strict=True), total=len(sources), unit=" clips", disable=None)
     for number, (source, waveform) in enumerate(progress, start=1):
-        result = _reconstruct(model, source, waveform, settings, checkpoint)
+        result = _reconstruct(model, source, waveform, settings)
         name = f"{number:02}_{Path(source.path).stem[:MAX_STEM]}{'_untrained' if args.untrained else ''}.png"
         _draw(args.out / name, source, result, weights)
         scores = {score: getattr(result, score) for score in SCORES}
@@ -126,7 +127,17 @@ def _check_arguments(args: argparse.Namespace) -> None:
     check_device_arguments(args)
 
 
-def _settings(args: argparse.Namespace, checkpoint: Checkpoint) -> Settings:
+def _masking_fields(checkpoint: Checkpoint) -> MaskingFields:
+    """Return how the checkpoint's model masks; raises CheckpointError for one that fills in nothing."""
+    if not isinstance(checkpoint.model, MaskingFields):
+        raise CheckpointError(
+            f"{checkpoint.path}: this is a {checkpoint.kind}, which fills in nothing; expected a checkpoint of "
+            "pretraining; give the one that it was fine-tuned from"
+        )
+    return checkpoint.model
+
+
+def _settings(args: argparse.Namespace, checkpoint: Checkpoint, fields: MaskingFields) -> Settings:
     """Take what the arguments leave open from the checkpoint."""
     mask_type = args.mask_type or checkpoint.mask_type
     if mask_type not in STRATEGIES:
@@ -135,8 +146,9 @@ def _settings(args: argparse.Namespace, checkpoint: Checkpoint) -> Settings:
             f"{', '.join(STRATEGIES)}; pass --mask-type chunk_mask"
         )
     return Settings(
-        ratio=checkpoint.model.random_mask_prob if args.ratio is None else args.ratio,
+        ratio=fields.random_mask_prob if args.ratio is None else args.ratio,
         mask_type=mask_type,
+        span_length=fields.mask_length,
         seed=args.seed,
         max_samples=int(args.max_seconds * fbank.SAMPLE_RATE),
     )
@@ -201,17 +213,15 @@ def _load(source: Source, settings: Settings, grid: TokenGrid) -> np.ndarray:
 # --- one clip
 
 
-def _reconstruct(
-    model: MaskedAutoencoder, source: Source, waveform: np.ndarray, settings: Settings, checkpoint: Checkpoint
-) -> Reconstruction:
+def _reconstruct(model: PretrainedModel, source: Source, waveform: np.ndarray, settings: Settings) -> Reconstruction:
     return reconstruct(
         model,
-        fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=checkpoint.feature_dim),
+        fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=model.grid.feature_dim),
         settings.ratio,
         settings.mask_type,
         # The stream, epoch and index of validation: with the run's seed and whole clips, its very masks.
         generator(settings.seed, Stream.MASK, epoch=0, index=source.mask_index),
-        span_length=checkpoint.model.mask_length,
+        span_length=settings.span_length,
     )
 
 

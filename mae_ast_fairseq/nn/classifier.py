@@ -30,7 +30,8 @@ class AudioClassifier(SpectrogramEncoder):
 
         `padding_mask` [B, S] or [B, T] bool, True = padding at a clip's end, which has no part in the result.
         """
-        return self.head(self.head_dropout(mean_pool(*self.extract_features(source, padding_mask))))
+        pooled = mean_pool(*self.extract_features(source, padding_mask))
+        return self.head(self.head_dropout(pooled.to(self.head.weight.dtype)))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn logits [B, K] into float32 probabilities: of each class by itself, or of one class among all."""

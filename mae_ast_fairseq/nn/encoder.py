@@ -215,12 +215,12 @@ class SpectrogramEncoder(nn.Module):
 
 
 def mean_pool(features: Tensor, token_padding_mask: Optional[Tensor] = None) -> Tensor:
-    """Average the features [B, L, C] of a clip's tokens, padding left out: [B, C], summed in float32."""
+    """Average features [B, L, C] of any precision over a clip's tokens, padding left out: [B, C] float32."""
     if token_padding_mask is None:
-        return features.mean(dim=1, dtype=torch.float32).to(features.dtype)
+        return features.mean(dim=1, dtype=torch.float32)
     keep = ~token_padding_mask[..., None]  # [B, L, 1]
     total = features.masked_fill(~keep, 0.0).sum(dim=1, dtype=torch.float32)
-    return (total / keep.sum(dim=1).clamp(min=1)).to(features.dtype)
+    return total / keep.sum(dim=1).clamp(min=1)
 
 
 def check_source(source: Tensor, padding_mask: Optional[Tensor], feature_dim: int) -> None:

@@ -1,0 +1,148 @@
+"""`mae-ast export` from one file to another, and its errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mae_ast_fairseq.checkpoints import read_checkpoint
+from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.export import LAYOUTS
+from tests.test_checkpoints import save_tiny_checkpoint
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A checkpoint of a tiny model, alone in its folder."""
+    return save_tiny_checkpoint(tmp_path / "checkpoint_best.pt")
+
+
+def _run(capsys, *argv):
+    assert main(["export", *map(str, argv)]) == 0
+    return capsys.readouterr().out
+
+
+def _message(capsys, *argv):
+    assert main(["export", *map(str, argv)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_was_written_can_be_read_and_is_summed_up(source, tmp_path, capsys, layout):
+    out = tmp_path / "copy"
+    lines = _run(capsys, source, "--to", layout, "--out", out).splitlines()
+    assert lines[0].startswith("mae_ast after 1,234 updates, ")
+    assert lines[1] == f"written to {out}"
+    original, copied = read_checkpoint(source).state, read_checkpoint(out).state
+    assert all(value.equal(copied[key]) for key, value in original.items())
+
+
+def test_json_has_the_sizes(source, tmp_path, capsys):
+    out = tmp_path / "copy.safetensors"
+    summary = json.loads(_run(capsys, source, "--to", "safetensors", "--out", out, "--json"))
+    assert summary["num_bytes"] == out.stat().st_size
+    names = ("model", "num_updates", "layout", "out", "checkpoint")
+    assert [summary[name] for name in names] == ["mae_ast", 1234, "safetensors", str(out), str(source)]
+
+
+def test_a_file_that_is_there_is_replaced(source, tmp_path, capsys):
+    out = tmp_path / "copy.pt"
+    out.write_bytes(b"old")
+    _run(capsys, source, "--to", "s3prl", "--out", out)
+    assert set(torch.load(out, weights_only=True)) == {"cfg", "model"}
+
+
+def test_it_needs_no_fairseq(source, tmp_path):
+    code = (
+        "import sys; sys.modules['fairseq'] = None; sys.argv = ['mae-ast']\n"
+        "from mae_ast_fairseq.cli import main\n"
+        f"sys.exit(main(['export', {str(source)!r}, '--to', 's3prl', '--out', {str(tmp_path / 'a.pt')!r}]))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    assert (tmp_path / "a.pt").is_file()
+
+
+WEIGHT = "encoder.layers.0.fc1.weight"
+
+
+def _with_weights(whole, **weights):
+    return {**whole, "model": {**whole["model"], **weights}}
+
+
+def _with_field(whole, field, value):
+    return {**whole, "cfg": {**whole["cfg"], "model": {**whole["cfg"]["model"], field: value}}}
+
+
+BAD_CONTENT = {
+    f"missing: model.{WEIGHT}": lambda whole: {
+        **whole,
+        "model": {k: v for k, v in whole["model"].items() if k != WEIGHT},
+    },
+    "unexpected: model.surprise": lambda whole: _with_weights(whole, surprise=torch.ones(1)),
+    f"misshapen: model.{WEIGHT}": lambda whole: _with_weights(whole, **{WEIGHT: torch.ones(2)}),
+    f"NaN or infinite: model.{WEIGHT}": lambda whole: _with_weights(
+        whole, **{WEIGHT: whole["model"][WEIGHT] * torch.nan}
+    ),
+    "cfg.model.surprise": lambda whole: _with_field(whole, "surprise", 1),
+    "cfg.model.dropout": lambda whole: _with_field(whole, "dropout", "${oc.env:HOME}"),
+    "posix.system": lambda whole: {**whole, "args": os.system},
+    "it holds list": lambda whole: [whole],
+}
+
+
+def _refused(capsys, path):
+    """Return the message, and see to it that nothing was written."""
+    before = sorted(path.parent.iterdir())
+    text = _message(capsys, path, "--to", "safetensors", "--out", path.parent / "out")
+    assert text.startswith(f"mae-ast export: {path}: ")
+    assert sorted(path.parent.iterdir()) == before
+    return text
+
+
+@pytest.mark.parametrize("found", BAD_CONTENT)
+def test_bad_content_is_one_message_and_nothing_is_written(source, tmp_path, capsys, found):
+    torch.save(BAD_CONTENT[found](torch.load(source, weights_only=True)), tmp_path / "bad.pt")
+    assert found in _refused(capsys, tmp_path / "bad.pt")
+
+
+def test_what_is_no_checkpoint_is_one_message_and_nothing_is_written(source, tmp_path, capsys):
+    assert "there is no such file" in _refused(capsys, tmp_path / "missing.pt")
+    (tmp_path / "folder").mkdir()
+    assert "this is a folder" in _refused(capsys, tmp_path / "folder")
+    (tmp_path / "text").write_text("no checkpoint at all")
+    assert "this is not a checkpoint" in _refused(capsys, tmp_path / "text")
+    (tmp_path / "cut.pt").write_bytes(source.read_bytes()[:-100])
+    assert "the file is truncated" in _refused(capsys, tmp_path / "cut.pt")
+
+
+def test_the_checkpoint_itself_is_not_overwritten(source, tmp_path, capsys):
+    before = source.read_bytes()
+    (tmp_path / "link.pt").symlink_to(source)
+    for out in (source, tmp_path / "link.pt", tmp_path / "." / source.name):
+        assert "this is the checkpoint itself" in _message(capsys, source, "--to", "s3prl", "--out", out)
+    assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize(("out", "found"), [("", "this is a folder"), ("none/a.pt", "its folder is not there")])
+def test_an_out_that_cannot_be_written_is_refused(source, tmp_path, capsys, out, found):
+    assert f"--out {tmp_path / out}: {found}" in _message(capsys, source, "--to", "s3prl", "--out", tmp_path / out)
+
+
+def test_a_full_disk_is_a_message_and_leaves_nothing(source, tmp_path, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    text = _message(capsys, source, "--to", "s3prl", "--out", tmp_path / "a.pt")
+    assert f"--out {tmp_path / 'a.pt'}: cannot be written (No space left on device)" in text
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_unknown_layout_is_named_with_the_known_ones(source, tmp_path, capsys):
+    text = _message(capsys, source, "--to", "onnx", "--out", tmp_path / "a")
+    assert "--to: 'onnx' is unknown; expected one of released, s3prl, safetensors" in text
