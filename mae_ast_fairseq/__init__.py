@@ -7,6 +7,7 @@ without it until it needs it, since importing fairseq takes seconds.
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,15 @@ def register() -> None:
 
     # fairseq sends a checkpoint to the other processes with this class in it, which torch >= 2.6 else refuses to load.
     torch.serialization.add_safe_globals([_TensorPlaceholder])
+
+
+def __getattr__(name: str) -> Any:
+    """Import `load_pretrained` when it is first asked for: torch takes seconds too."""
+    if name == "load_pretrained":
+        from mae_ast_fairseq.serving import load_pretrained
+
+        return load_pretrained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 if find_spec("fairseq") is not None and Path((sys.argv or [""])[0]).name != OWN_COMMAND:

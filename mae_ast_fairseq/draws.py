@@ -20,9 +20,15 @@ class Stream(IntEnum):
     STATISTICS = 5
     ENCODER_LAYER_DROP = 6
     DECODER_LAYER_DROP = 7
+    SAMPLING = 8
+    MIXUP = 9
 
 
-def generator(seed: int, stream: Stream, epoch: int = 0, index: int = 0) -> np.random.Generator:
-    """Return the generator of one clip's draws of one kind in one epoch."""
+def generator(seed: int, stream: Stream, epoch: int = 0, index: int = 0, occurrence: int = 0) -> np.random.Generator:
+    """Return the generator of one clip's draws of one kind in one epoch.
+
+    `occurrence` tells apart the times that an epoch has the same clip, where it is drawn with replacement. It stands
+    in the counter above the word that drawing counts up, which 2^64 draws would have to overflow.
+    """
     key = np.array([seed % 2**64, stream], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, epoch, index]))
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, occurrence, epoch, index]))

@@ -1,7 +1,8 @@
-"""Pictures of spectrograms: arrays in, a PNG out. Needs matplotlib, which only pictures need."""
+"""Pictures of spectrograms and of confusions: arrays in, a PNG out. Needs matplotlib, which only pictures need."""
 
 import math
 import warnings
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ SHOWN_PERCENTILES = (1, 99.9)  # of the original's values, so that digital silen
 PANEL_HEIGHT, MIN_WIDTH, MAX_WIDTH = 1.9, 8.0, 16.0  # inches
 INCHES_PER_SECOND = 1.6
 DOTS_PER_INCH = 110
+MAX_COUNTED_CLASSES = 20  # of a confusion matrix with counts in its cells
+MAX_NAMED_CLASSES = 120  # beyond, names would be specks
+MAX_NAME = 24  # characters of a class' name
+INCHES_PER_CLASS = {True: 0.5, False: 0.17}  # with counts in the cells, and without
 
 
 def require_matplotlib() -> None:
@@ -51,15 +56,70 @@ def save_reconstruction(
     Raises:
         ConfigError: matplotlib is not installed.
     """
+    _save(path, lambda: _reconstruction_figure(original, visible, reconstructed, title))
+
+
+def save_confusion(path: Path, *, counts: np.ndarray, names: Sequence[str], title: str) -> None:
+    """Draw a confusion matrix as a PNG: the share of each class' clips that was taken for each class.
+
+    Args:
+        path: the PNG, which appears whole or not at all.
+        counts: [K, K] int, clips of the row's class that were taken for the column's.
+        names: [K] the classes' names, taken literally.
+        title: above the matrix, taken literally.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    _save(path, lambda: _confusion_figure(counts, names, title))
+
+
+def _save(path: Path, draw: Callable[[], Any]) -> None:
+    """Write the figure that `draw` makes as a PNG, alike whatever a matplotlibrc says."""
     require_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # one picture for everyone, whatever a matplotlibrc says
-        warnings.simplefilter("ignore")  # characters of file names that the font does not have
-        figure = _reconstruction_figure(original, visible, reconstructed, title)
+        matplotlib.rcdefaults()  # one picture for everyone
+        warnings.simplefilter("ignore")  # characters of names that the font does not have
+        figure = draw()
         with atomic_write(path) as stream:
             figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
+
+
+def _confusion_figure(counts: np.ndarray, names: Sequence[str], title: str) -> Any:
+    from matplotlib.figure import Figure
+
+    num_classes = len(counts)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    size = float(np.clip(INCHES_PER_CLASS[num_classes <= MAX_COUNTED_CLASSES] * num_classes, 4, MAX_WIDTH))
+    figure = Figure(figsize=(size + 2.2, size + 1.2), layout="constrained")
+    figure.suptitle(title, fontsize="large", parse_math=False, wrap=True)
+    ax = figure.subplots()
+    image = ax.imshow(
+        np.ma.array(shares, mask=np.broadcast_to(counts.sum(1, keepdims=True) == 0, counts.shape)),
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    ax.set_facecolor(MASKED_COLOUR)  # classes without a clip
+    figure.colorbar(image, ax=ax, label="share of the class' clips", shrink=0.7)
+    if num_classes <= MAX_NAMED_CLASSES:
+        labels = [name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…" for name in names]
+        font = "medium" if num_classes <= MAX_COUNTED_CLASSES else "x-small"
+        ax.set_xticks(range(num_classes), labels, rotation=90 if max(map(len, labels)) > 3 else 0, fontsize=font)
+        ax.set_yticks(range(num_classes), labels, fontsize=font)
+        for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
+            label.set_parse_math(False)
+    if num_classes <= MAX_COUNTED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                ax.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize="small")
+    ax.set_xlabel("taken for")
+    ax.set_ylabel("is")
+    return figure
 
 
 def _reconstruction_figure(original: np.ndarray, visible: np.ndarray, reconstructed: np.ndarray, title: str) -> Any:

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from mae_ast_fairseq.data.scan import Place, corpus_parser, read_lines, run_corpus
 from mae_ast_fairseq.errors import ConfigError
 
+UNBALANCED = "unbalanced_train_segments.csv"
 LISTS = {
-    "unbalanced_train_segments.csv": "train",
+    UNBALANCED: "train",
     "balanced_train_segments.csv": "train",
     "eval_segments.csv": "test",
 }
@@ -24,7 +25,7 @@ def describe(args: Namespace) -> tuple[Place, list[str] | None]:
     lists = args.lists or args.folder
     segments: dict[str, tuple[str, str]] = {}
     for name, split in LISTS.items():
-        if (lists / name).exists():
+        if (lists / name).exists() and not (args.balanced and name == UNBALANCED):
             lines = (line for line in read_lines(lists / name) if not line.startswith("#"))
             for youtube_id, _start, _end, labels in csv.reader(lines, skipinitialspace=True):
                 segments[youtube_id] = split, labels
@@ -43,4 +44,5 @@ def describe(args: Namespace) -> tuple[Place, list[str] | None]:
 if __name__ == "__main__":
     parser = corpus_parser(__doc__)
     parser.add_argument("--lists", type=Path, help="folder of the lists (default: the corpus' folder)")
+    parser.add_argument("--balanced", action="store_true", help="train on the balanced list alone: AudioSet-20K")
     sys.exit(run_corpus(parser, describe))

@@ -29,17 +29,24 @@ def test_streams_have_distinct_numbers_that_never_change() -> None:
         "STATISTICS": 5,
         "ENCODER_LAYER_DROP": 6,
         "DECODER_LAYER_DROP": 7,
+        "SAMPLING": 8,
+        "MIXUP": 9,
     }
 
 
-def test_draws_differ_in_seed_stream_epoch_and_index() -> None:
-    places = itertools.product(range(3), Stream, range(5), range(20))
+def test_draws_differ_in_seed_stream_epoch_index_and_occurrence() -> None:
+    places = itertools.product(range(3), Stream, range(3), range(12), range(3))
     draws = [generator(*place).integers(2**63, size=10) for place in places]
     # No number twice: also none of one clip's later draws is another's earlier one.
-    assert len(np.unique(draws)) == 3 * len(Stream) * 5 * 20 * 10
+    assert len(np.unique(draws)) == 3 * len(Stream) * 3 * 12 * 3 * 10
 
 
-@pytest.mark.parametrize("axis", ["seed", "epoch", "index"])
+def test_a_clips_first_occurrence_has_the_draws_of_a_clip_that_comes_once() -> None:
+    once, first = generator(1, Stream.CROP, 2, 3), generator(1, Stream.CROP, 2, 3, occurrence=0)
+    np.testing.assert_array_equal(once.random(20), first.random(20))
+
+
+@pytest.mark.parametrize("axis", ["seed", "epoch", "index", "occurrence"])
 def test_first_draws_of_neighbours_are_uniform_and_independent(axis: str) -> None:
     count = 4000
     places = [{"seed": 1, "epoch": 1, "index": 1, axis: number} for number in range(count)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mae_ast_fairseq.data.labels import find_vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "manifests"
@@ -50,6 +51,15 @@ def test_fsdd_tests_on_takes_0_to_4(run, recordings, tmp_path):
     assert len(splits["train"]) + len(splits["valid"]) == 2700
     assert 200 < len(splits["valid"]) < 340
     assert (tmp_path / "out" / "labels.txt").read_text().split() == list("0123456789")
+
+
+def test_fsdd_tests_on_one_speaker(run, recordings):
+    splits = run("fsdd.py", recordings / "fsdd", "--test-speaker", "jackson")
+    speakers = {split: {name.split("_")[1] for name in part} for split, part in splits.items()}
+    assert speakers["test"] == {"jackson"}
+    assert len(speakers["train"]) == 5
+    assert "jackson" not in speakers["train"]
+    assert len(splits["train"]) + len(splits["test"]) == 3000
 
 
 def test_librispeech_splits_by_subset(run, tmp_path):
@@ -106,6 +116,75 @@ def test_speech_commands_follow_its_lists(run, tmp_path):
     }
 
 
+def test_speech_commands_of_ten_words_have_unknown_words_and_silence(run, tmp_path):
+    folder = _corpus(tmp_path / "sc", "yes/a.wav", "bed/b.wav", "bed/c.wav", "_background_noise_/d.wav")
+    (folder / "validation_list.txt").write_text("bed/b.wav\n")
+    (folder / "testing_list.txt").write_text("")
+    assert run("speech_commands.py", folder, "--ten-words") == {
+        "train": {"yes/a.wav": "yes", "bed/c.wav": "_unknown_", "_background_noise_/d.wav": "_silence_"},
+        "valid": {"bed/b.wav": "_unknown_"},
+    }
+    test_set = _corpus(tmp_path / "test_set", "go/a.wav", "_unknown_/b.wav", "_silence_/c.wav")
+    splits = run("speech_commands.py", test_set, "--ten-words", "--all-test")
+    assert splits["test"] == {"go/a.wav": "go", "_unknown_/b.wav": "_unknown_", "_silence_/c.wav": "_silence_"}
+    assert set(splits) == {"train", "valid", "test"}
+    labels = (tmp_path / "out" / "labels.txt").read_text().split()
+    assert labels == ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go", "_unknown_", "_silence_"]
+
+
+def test_voxceleb1_follows_its_list_below_any_folders(run, tmp_path):
+    folder = _corpus(tmp_path / "vox", "dev/wav/id10001/abc/00001.wav", "dev/wav/id10002/abc/00001.wav", "other.wav")
+    _corpus(folder, "test/wav/id10270/x-y/00002.wav", "test/wav/id10271/not/00001.wav")
+    (folder / "iden_split.txt").write_text(
+        "3 id10001/abc/00001.wav\n1 id10002/abc/00001.wav\n2 id10270/x-y/00002.wav\n1 id10009/gone/00001.wav\n"
+    )
+    assert run("voxceleb1.py", folder) == {
+        "test": {"dev/wav/id10001/abc/00001.wav": "id10001"},
+        "train": {"dev/wav/id10002/abc/00001.wav": "id10002"},
+        "valid": {"test/wav/id10270/x-y/00002.wav": "id10270"},
+    }
+
+
+def test_a_line_of_voxceleb1s_list_that_is_none_is_named(run, tmp_path, capsys):
+    folder = _corpus(tmp_path / "vox", "dev/wav/id10001/abc/00001.wav")
+    (tmp_path / "some.txt").write_text("3 id10001/abc/00001.wav\n4 id10001/abc/00002.wav\n")
+    assert run("voxceleb1.py", folder, "--list", str(tmp_path / "some.txt"), code=2) == {}
+    assert "some.txt:2: '4 id10001/abc/00002.wav'; expected 1, 2 or 3" in capsys.readouterr().err
+
+
+def _iemocap(tmp_path):
+    sentences = {"Ses01F_impro01": ("F000", "F001", "M000"), "Ses05M_script01_1": ("F000", "M000")}
+    emotions = iter(["neu", "exc", "xxx", "sad", "ang"])
+    for dialog, utterances in sentences.items():
+        session = tmp_path / "IEMOCAP" / f"Session{int(dialog[3:5])}"
+        _corpus(session / "sentences" / "wav" / dialog, *(f"{dialog}_{utterance}.wav" for utterance in utterances))
+        _corpus(session / "dialog" / "wav", f"{dialog}.wav")
+        (session / "dialog" / "EmoEvaluation").mkdir()
+        (session / "dialog" / "EmoEvaluation" / f"{dialog}.txt").write_text(
+            "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+            + "".join(
+                f"[6.2901 - 8.2357]\t{dialog}_{utterance}\t{next(emotions)}\t[2.5000, 2.5000, 2.5000]\n"
+                "C-E2:\tNeutral;\t()\n"
+                for utterance in utterances
+            )
+        )
+    return tmp_path / "IEMOCAP"
+
+
+def test_iemocap_tests_on_a_session_and_keeps_four_emotions(run, tmp_path):
+    splits = run("iemocap.py", _iemocap(tmp_path), "--fold", "5")
+    assert {split: {name.split("/")[-1]: label for name, label in part.items()} for split, part in splits.items()} == {
+        "train": {"Ses01F_impro01_F000.wav": "neu", "Ses01F_impro01_F001.wav": "hap"},
+        "test": {"Ses05M_script01_1_F000.wav": "sad", "Ses05M_script01_1_M000.wav": "ang"},
+    }
+    assert (tmp_path / "out" / "labels.txt").read_text().split() == ["neu", "hap", "ang", "sad"]
+
+
+def test_a_folder_that_is_not_iemocap_is_refused(run, tmp_path, capsys):
+    assert run("iemocap.py", _corpus(tmp_path / "other", "a.wav"), code=2) == {}
+    assert "expected IEMOCAP_full_release" in capsys.readouterr().err
+
+
 def test_audioset_finds_files_by_id_in_its_lists(run, tmp_path):
     folder = _corpus(tmp_path / "as", "--PJHxphWEs.wav", "x/Y-0RWZT-miFs.wav", "zF8yoL0rkbI_30.000_40.000.wav", "a.wav")
     head = "# Segments csv created Sun Mar  5 10:54:31 2017\n# YTID, start_seconds, end_seconds, positive_labels\n"
@@ -118,6 +197,22 @@ def test_audioset_finds_files_by_id_in_its_lists(run, tmp_path):
         "test": {"zF8yoL0rkbI_30.000_40.000.wav": "/m/09x0r"},
     }
     assert (tmp_path / "out" / "labels.txt").read_text().split() == ["/m/012xff", "/m/09x0r", "/t/dd00088"]
+
+
+def test_audioset_20k_is_the_balanced_list_alone(run, tmp_path):
+    folder = _corpus(tmp_path / "as", "--PJHxphWEs.wav", "-0RWZT-miFs.wav")
+    (folder / "balanced_train_segments.csv").write_text('--PJHxphWEs, 30.000, 40.000, "/m/09x0r"\n')
+    (folder / "unbalanced_train_segments.csv").write_text('-0RWZT-miFs, 0.000, 10.000, "/m/012xff"\n')
+    assert run("audioset.py", folder, "--balanced") == {"train": {"--PJHxphWEs.wav": "/m/09x0r"}}
+    assert set(run("audioset.py", folder)["train"]) == {"--PJHxphWEs.wav", "-0RWZT-miFs.wav"}
+
+
+def test_what_a_script_writes_is_read_as_labels(run, tmp_path):
+    run("esc50.py", _esc50(tmp_path), "--fold", "2")
+    vocabulary = find_vocabulary([tmp_path / "out"], "train")
+    labels = read_labels(tmp_path / "out" / "train.lbl", vocabulary, 2, multi_label=False)
+    assert vocabulary.names == ("dog", "airplane")
+    assert labels.targets(range(2)).tolist() == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.py")))

@@ -8,7 +8,7 @@ import pytest
 from mae_ast_fairseq import plots
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.fbank import mel_banks
-from mae_ast_fairseq.plots import band_of_hertz, save_reconstruction
+from mae_ast_fairseq.plots import band_of_hertz, save_confusion, save_reconstruction
 from tests.test_layers import HIDE_FAIRSEQ, run
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -126,3 +126,54 @@ def test_without_matplotlib_the_message_says_how_to_install_it(arrays, tmp_path:
 def test_matplotlib_is_imported_only_for_a_picture() -> None:
     result = run(f"{HIDE_FAIRSEQ}\nimport mae_ast_fairseq.cli.reconstruct\nprint('matplotlib' in sys.modules)")
     assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+# --- confusion matrices
+
+COUNTS = np.array([[8, 2, 0], [0, 5, 5], [0, 0, 0]])
+
+
+@pytest.fixture
+def confusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function that returns the axes of the matrix that is saved."""
+    saved = []
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, *_, **__: saved.append(figure))
+
+    def draw(counts: np.ndarray, names: list[str]):
+        save_confusion(tmp_path / "a.png", counts=counts, names=names, title="Some $clip_{")
+        assert saved[-1].get_suptitle() == "Some $clip_{"
+        return saved[-1].axes[0]
+
+    return draw
+
+
+def test_a_confusion_matrix_shows_shares_of_the_rows_and_counts(confusion) -> None:
+    ax = confusion(COUNTS, ["dog", "cat", "owl"])
+    shares = ax.images[0].get_array()
+    np.testing.assert_allclose(shares[:2], [[0.8, 0.2, 0], [0, 0.5, 0.5]])
+    assert shares.mask[2].all()
+    assert not shares.mask[:2].any()
+    assert ax.images[0].origin == "upper"
+    assert ax.images[0].get_clim() == (0, 1)
+    shown = {text.get_position(): text.get_text() for text in ax.texts}
+    assert shown == {(0, 0): "8", (1, 0): "2", (1, 1): "5", (2, 1): "5"}
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("is", "taken for")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["dog", "cat", "owl"]
+
+
+def test_fifty_classes_are_named_without_counts_and_hundreds_not_at_all(confusion) -> None:
+    for num_classes, num_names in ((50, 50), (300, 0)):
+        names = [f"a ${number}_name that is longer than it may be" for number in range(num_classes)]
+        ax = confusion(np.eye(num_classes, dtype=int), names)
+        assert not ax.texts
+        shown = [label.get_text() for label in ax.get_xticklabels() if label.get_text().startswith("a $")]
+        assert len(shown) == num_names
+        assert all(len(name) <= plots.MAX_NAME and name.endswith("…") for name in shown)
+
+
+def test_a_confusion_matrix_has_the_same_bytes_whatever_a_users_settings(tmp_path: Path) -> None:
+    save_confusion(tmp_path / "a", counts=COUNTS, names=["$a", "b^", "\N{HIRAGANA LETTER A}"], title="$")
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30}):
+        save_confusion(tmp_path / "b", counts=COUNTS, names=["$a", "b^", "\N{HIRAGANA LETTER A}"], title="$")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a").read_bytes().startswith(b"\x89PNG")

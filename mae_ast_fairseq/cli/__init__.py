@@ -16,9 +16,15 @@ from mae_ast_fairseq.errors import UserError
 PROG = "mae-ast"
 
 COMMANDS = {
+    "average": "mae_ast_fairseq.cli.average",
+    "benchmark": "mae_ast_fairseq.cli.benchmark",
     "check": "mae_ast_fairseq.cli.check",
+    "export": "mae_ast_fairseq.cli.export",
+    "extract": "mae_ast_fairseq.cli.extract",
     "manifest": "mae_ast_fairseq.cli.manifest",
     "path": "mae_ast_fairseq.cli.path",
+    "predict": "mae_ast_fairseq.cli.predict",
+    "probe": "mae_ast_fairseq.cli.probe",
     "reconstruct": "mae_ast_fairseq.cli.reconstruct",
     "stats": "mae_ast_fairseq.cli.stats",
 }
@@ -49,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROG, description="Tools around MAE-AST pretraining.")
+    parser = argparse.ArgumentParser(prog=PROG, description="Tools around MAE-AST, from manifests to predictions.")
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((argument for argument in argv if not argument.startswith("-")), None)

@@ -9,7 +9,7 @@ import torch
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.data.statistics import measure_manifest, pool_bands, read_statistics
-from mae_ast_fairseq.tasks import pretraining
+from mae_ast_fairseq.tasks import base
 from tests.training import SMALL, build
 
 
@@ -50,7 +50,7 @@ def test_the_task_reads_what_was_written(folder, capsys):
 
 
 def test_it_draws_and_measures_what_the_task_does(folder, capsys, monkeypatch):
-    monkeypatch.setattr(pretraining, "NUM_STATISTICS_CLIPS", 7)
+    monkeypatch.setattr(base, "NUM_STATISTICS_CLIPS", 7)
     task, model, _ = build("mae_ast_tiny", f"task.data={folder}", "common.seed=5", *SMALL)
     task.load_dataset("train")
     task.begin_epoch(1, model)

@@ -1,16 +1,13 @@
-import logging
-import shutil
+"""Batches of masked tokens: their fields, masks, crops and padding."""
 
 import numpy as np
 import pytest
-import soundfile as sf
 import torch
 
 from mae_ast_fairseq import fbank, masking
-from mae_ast_fairseq.data.dataset import LENGTH_BUCKET, MAX_LENGTH_RATIO, MAX_REPLACEMENTS, MaskedAudioDataset
+from mae_ast_fairseq.data.dataset import MaskedAudioDataset
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.tokens import TokenGrid
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
@@ -39,18 +36,6 @@ def equal(one, other):
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     return torch.equal(one, other) if torch.is_tensor(one) else one == other
-
-
-def test_sizes_count_samples_at_16k_up_to_the_crop(corpus):
-    dataset = make(corpus)
-    expected = [
-        min(-(-samples * 16_000 // rate), 16_000)
-        for samples, rate in zip(
-            dataset.manifest.num_samples.tolist(), dataset.manifest.sample_rates.tolist(), strict=True
-        )
-    ]
-    assert dataset.sizes.tolist() == expected
-    assert dataset.num_tokens_vec(np.array([3, 0])).tolist() == [expected[3], expected[0]]
 
 
 def test_a_batch_has_the_fields_of_the_contract(corpus):
@@ -92,22 +77,6 @@ def test_frames_are_those_of_the_crop_that_was_drawn(corpus):
         start = int(clip.crop_position * (len(clip.waveform) - num_kept + 1))
         expected = fbank.log_mel(torch.from_numpy(clip.waveform[start : start + num_kept]))
         torch.testing.assert_close(source.plain[row], expected, atol=1e-5, rtol=0)
-
-
-def test_crops_move_with_the_epoch_and_stand_still_without_random_crop(corpus):
-    moving, standing = (
-        make(corpus, max_sample_size=4_000),
-        make(corpus, max_sample_size=4_000, random_crop=False),
-    )
-    waveforms = {}
-    for epoch in (1, 2):
-        for name, dataset in (("moving", moving), ("standing", standing)):
-            dataset.set_epoch(epoch)
-            waveforms[name, epoch] = dataset[0].waveform
-    whole = make(corpus, max_sample_size=None)[0].waveform
-    assert not np.array_equal(waveforms["moving", 1], waveforms["moving", 2])
-    assert np.array_equal(waveforms["standing", 1], waveforms["standing", 2])
-    np.testing.assert_allclose(waveforms["standing", 1], whole[:4_000], atol=1e-5)
 
 
 def test_draws_depend_on_the_manifests_row_and_not_on_what_was_left_out(corpus):
@@ -154,103 +123,10 @@ def test_no_samples_make_an_empty_batch(corpus):
     assert make(corpus).collater([]) == {}
 
 
-def test_batches_hold_clips_of_near_equal_length_in_a_new_order_each_epoch(corpus):
-    dataset = make(corpus, max_sample_size=None)
-    orders = []
-    for epoch in (1, 2):
-        dataset.set_epoch(epoch)
-        orders.append(dataset.ordered_indices())
-        sizes = dataset.sizes[orders[-1]]
-        assert sorted(orders[-1]) == list(range(len(dataset)))
-        # what comes later is at most one bucket longer
-        assert (np.maximum.accumulate(sizes[::-1])[::-1] <= sizes * LENGTH_BUCKET).all()
-    assert not np.array_equal(*orders)
-
-
-def test_length_filters_leave_out_and_say_how_many(corpus, caplog):
-    with caplog.at_level(logging.INFO):
-        dataset = make(corpus, min_sample_size=8_000, max_keep_size=20_000)
-    num_samples = dataset.manifest.num_samples_at_16k
-    assert np.array_equal(dataset.rows, np.flatnonzero((num_samples >= 8_000) & (num_samples <= 20_000)))
-    assert f"left out {(num_samples < 8_000).sum()} clips: shorter than task.min_sample_size=8000" in caplog.text
-    assert f"left out {(num_samples > 20_000).sum()} clips: longer than task.max_keep_size=20000" in caplog.text
-
-
-def test_clips_of_fewer_than_two_tokens_are_left_out(tmp_path):
-    # frame tokens of 2 frames: 4 frames are 880 samples
-    (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t879\nb.wav\t880\nc.wav\t0\n")
-    dataset = make(tmp_path, grid=FRAMES)
-    assert dataset.rows.tolist() == [1]
-
-
-def test_a_manifest_of_which_nothing_is_left_is_an_error(tmp_path):
-    (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t100\n")
-    with pytest.raises(ManifestError, match=r"train\.tsv: none of its 1 clips.*too short"):
-        make(tmp_path)
-
-
-@pytest.fixture
-def damaged(corpus, tmp_path):
-    """The corpus with clip 03 gone, 05 cut in half, 07 not a number, 09 of another rate than its manifest says."""
-    for file in corpus.iterdir():
-        shutil.copy(file, tmp_path)
-    for split in ("train", "valid"):
-        text = (tmp_path / f"{split}.tsv").read_text().splitlines()
-        (tmp_path / f"{split}.tsv").write_text("\n".join([str(tmp_path), *text[1:], ""]))
-    (tmp_path / "03.wav").unlink()
-    cut = (tmp_path / "05.wav").read_bytes()
-    (tmp_path / "05.wav").write_bytes(cut[: len(cut) // 2])
-    samples, rate = sf.read(tmp_path / "07.wav", dtype="float32")
-    samples[100] = np.nan
-    sf.write(tmp_path / "07.wav", samples, rate, subtype="FLOAT")
-    samples, rate = sf.read(tmp_path / "09.wav")
-    sf.write(tmp_path / "09.wav", samples, 22_050)
-    return tmp_path
-
-
-@pytest.mark.parametrize("row", [3, 5, 7, 9])
-def test_a_broken_file_is_replaced_by_a_good_one_always_the_same(damaged, caplog, row):
-    one, other = make(damaged), make(damaged)
-    clip = one[row]
-    assert clip.row not in (3, 5, 7, 9)
-    assert clip.num_bad_files >= 1
-    assert np.array_equal(clip.waveform, other[row].waveform)
-    assert np.array_equal(clip.waveform, one[clip.row].waveform)
-    assert row in one.bad_rows
-    assert f"train.tsv:{row + 2}" in caplog.text
-    assert f"{row:02}.wav" in caplog.text
-
-
-def test_a_broken_file_is_counted_in_its_batch_and_logged_once(damaged, caplog):
+def test_a_broken_file_is_counted_in_its_batch(damaged):
     dataset = make(damaged)
     assert batch_of(dataset, [0, 1])["num_bad_files"] == 0
     assert batch_of(dataset, [3, 4])["num_bad_files"] == dataset[3].num_bad_files > 0
-    assert caplog.text.count("03.wav") == 1
-
-
-def test_where_every_file_is_broken_silence_stands_in_and_says_so(tmp_path):
-    (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t16000\n")
-    dataset = make(tmp_path)
-    clip = dataset[0]
-    assert clip.num_bad_files == MAX_REPLACEMENTS
-    assert np.array_equal(clip.waveform, np.zeros(16_000))
-    assert dataset.bad_rows.tolist() == [0]
-
-
-def test_training_batches_hold_clips_of_near_equal_length_however_large_they_may_be(corpus):
-    dataset = make(corpus, max_sample_size=None)
-    limits = {"max_tokens": 10_000_000, "max_sentences": None, "required_batch_size_multiple": 1}
-    batches = dataset.batch_by_size(dataset.ordered_indices(), **limits)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(dataset)))
-    assert len(batches) > 1
-    for batch in batches:
-        assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * LENGTH_BUCKET * dataset.sizes[batch].min()
-
-
-def test_validation_batches_are_fairseqs_own(corpus):
-    dataset = make(corpus, "valid")
-    limits = {"max_tokens": 10_000_000, "max_sentences": None, "required_batch_size_multiple": 1}
-    assert len(dataset.batch_by_size(dataset.ordered_indices(), **limits)) == 1
 
 
 def test_every_strategy_of_masking_is_a_mask_type(corpus):

@@ -8,7 +8,7 @@ import torch
 
 from mae_ast_fairseq import fbank
 from mae_ast_fairseq.errors import UserError
-from mae_ast_fairseq.tasks import pretraining
+from mae_ast_fairseq.tasks import base
 from tests.data.test_dataset import equal
 from tests.training import SMALL, build
 
@@ -160,7 +160,7 @@ def test_the_split_to_train_on_may_have_any_name(corpus, tmp_path):
 
 
 def test_other_normalisations_measure_nothing(corpus, monkeypatch):
-    monkeypatch.setattr(pretraining, "measure_manifest", None)
+    monkeypatch.setattr(base, "measure_manifest", None)
     task, model = build_task(corpus, "model.normalization=utterance")
     task.load_dataset("train")
     task.begin_epoch(1, model)

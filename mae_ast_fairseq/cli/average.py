@@ -1,0 +1,36 @@
+"""`mae-ast average`: the mean of the weights of several checkpoints of one run."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from mae_ast_fairseq.averaging import average_checkpoints
+from mae_ast_fairseq.errors import ConfigError
+
+HELP = "Average the weights of several checkpoints of one run."
+EXAMPLE = "mae-ast average checkpoints/checkpoint[0-9]*.pt --out averaged.pt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", help="of one run; all but the weights is taken from the last one named"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; replaced if there")
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read and check the checkpoints, write their mean."""
+    if args.out.is_dir() or not os.access(args.out.parent, os.W_OK):
+        raise ConfigError(f"--out {args.out}: this cannot be written; expected a file in a folder that is there")
+    if args.out.exists() and any(path.exists() and path.samefile(args.out) for path in args.checkpoints):
+        raise ConfigError(f"--out {args.out}: this is one of the checkpoints; expected another file; name a new one")
+    last = average_checkpoints(args.checkpoints, args.out)
+    summary = {"checkpoints": [str(path) for path in args.checkpoints], "model": last.kind, "out": str(args.out)}
+    if args.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print(f"{last.kind}: the mean of {len(args.checkpoints)} checkpoints\nwritten to {args.out}")
+    return 0

@@ -1,0 +1,107 @@
+"""Plain dataclasses of the fields of fine-tuning: of its task, its model and its criterion, with help and units.
+
+As in `config.py`, the registered fairseq configs derive from these. The recipes are `examples/finetune_*.yaml`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from mae_ast_fairseq.config import ClassifierFields, require_positive
+from mae_ast_fairseq.errors import ConfigError
+
+
+def _help(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ClassificationTaskFields:
+    """Fields of the `mae_ast_classification` task; sizes count samples at `sample_rate`."""
+
+    multi_label: bool = _help(False, "a clip may have any number of labels; false: exactly one")
+    sample_rate: int = _help(16_000, "rate in Hz of the model's input; files of other rates are resampled")
+    feature_dim: int = _help(128, "number of log-Mel bands; the pretrained model's")
+    max_sample_size: Optional[int] = _help(None, "longer clips are cropped to this many samples")
+    min_sample_size: Optional[int] = _help(None, "shorter clips are left out, in samples")
+    max_keep_size: Optional[int] = _help(None, "longer clips are left out, in samples")
+    fixed_size: Optional[int] = _help(
+        None, "every clip is cropped or padded to this many samples; none: batches are as long as their longest clip"
+    )
+    random_crop: bool = _help(True, "crop at a random place in training; false: keep the start, as validation does")
+    frequency_mask: int = _help(0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none")
+    time_mask: int = _help(0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none")
+    mixup: float = _help(0.0, "probability that a training clip is mixed with another, and their labels with it")
+    roll_seconds: float = _help(0.0, "training clips are rolled in time by at most so many seconds, either way")
+    label_smoothing: float = _help(0.0, "share of a training label that is spread over all classes")
+    balanced: bool = _help(False, "draw training clips with weights so that rare classes come as often as common ones")
+    max_bad_fraction: float = _help(
+        0.01, "share of a manifest's files that may prove broken (and are replaced) before the run stops"
+    )
+    rebuild_batches: bool = _help(
+        True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
+    )
+    persistent_workers: bool = _help(True, "loader workers live on between epochs")
+
+
+@dataclass
+class FinetuningFields(ClassifierFields):
+    """Fields of the `mae_ast_classifier` model as it is trained: those of the classifier, and how it learns."""
+
+    pretrained: Optional[str] = _help(
+        None, "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier); none: from scratch"
+    )
+    freeze_finetune_updates: int = _help(
+        0, "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe"
+    )
+    layer_decay: float = _help(
+        1.0, "learning rate of each encoder layer, as a share of that of the layer above; 1: the same for all"
+    )
+    head_lr_scale: float = _help(1.0, "learning rate of the head, as a multiple of optimization.lr")
+
+
+@dataclass
+class ClassificationCriterionFields:
+    """Fields of the `mae_ast_classification` criterion."""
+
+    loss: str = _help("cross_entropy", "cross_entropy (one label a clip) or binary_cross_entropy (any number of them)")
+
+
+def check_classification_task(fields: ClassificationTaskFields) -> None:
+    """Raise ConfigError where a field of the classification task cannot be used; augmentation checks its own."""
+    if fields.sample_rate != 16_000:
+        raise ConfigError(
+            f"task.sample_rate: {fields.sample_rate} was given; expected 16000, the rate of the model's filterbank "
+            "(files of any rate are resampled to it)"
+        )
+    require_positive("task.feature_dim", fields.feature_dim)
+    for name in ("max_sample_size", "min_sample_size", "max_keep_size", "fixed_size"):
+        value = getattr(fields, name)
+        if value is not None:
+            require_positive(f"task.{name}", value)
+    if fields.fixed_size is not None and fields.max_sample_size is not None:
+        raise ConfigError(
+            f"task.fixed_size: {fields.fixed_size} was given with task.max_sample_size={fields.max_sample_size}; "
+            "expected one of them: set task.max_sample_size=null"
+        )
+    if not 0 <= fields.max_bad_fraction <= 1:
+        raise ConfigError(f"task.max_bad_fraction: {fields.max_bad_fraction} was given; expected 0 to 1 (0.01: 1 %)")
+
+
+def check_finetuning(fields: FinetuningFields) -> None:
+    """Raise ConfigError where a field that says how the classifier learns cannot be used."""
+    if fields.freeze_finetune_updates < 0:
+        raise ConfigError(
+            f"model.freeze_finetune_updates: {fields.freeze_finetune_updates} was given; expected 0 or more updates"
+        )
+    if not 0 < fields.layer_decay <= 1:
+        raise ConfigError(f"model.layer_decay: {fields.layer_decay} was given; expected more than 0 and at most 1")
+    require_positive("model.head_lr_scale", fields.head_lr_scale)
+
+
+def check_classification_criterion(fields: ClassificationCriterionFields, multi_label: bool) -> None:
+    """Raise ConfigError where the loss does not go with the kind of labels; its choice checks itself."""
+    if multi_label and fields.loss == "cross_entropy":
+        raise ConfigError(
+            "criterion.loss: cross_entropy was given with task.multi_label=true, where a clip may have any number of "
+            "labels; set criterion.loss=binary_cross_entropy"
+        )

@@ -1,0 +1,291 @@
+"""Labels of a manifest's clips: `labels.txt` and `{split}.lbl`, read and checked line by line, held compactly.
+
+`labels.txt` has one name a line, whose order is that of the classes. `{split}.lbl` has one line for each line of the
+manifest after its root, with comma-separated names. A name that holds a comma stands in double quotes there, as in CSV:
+`Music,"Male speech, man speaking"`; in labels.txt it stands as it is. Both are UTF-8; a byte order mark and CRLF line
+ends are read as well. Works without fairseq.
+"""
+
+import csv
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from mae_ast_fairseq.errors import ManifestError
+
+FILE_NAME = "labels.txt"
+_BOM = b"\xef\xbb\xbf"
+_NUM_SHOWN = 80  # characters of a bad line
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names of the classes, in the order of the model's head; `file` is None where no labels.txt gave them."""
+
+    names: tuple[str, ...]
+    file: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def name(self) -> str:
+        """Return what the names come from, for messages."""
+        return str(self.file) if self.file else f"the {len(self)} known labels"
+
+    def where(self, index: int) -> str:
+        """Name a class's line as `file:line`, for messages."""
+        return f"{self.file}:{index + 1}" if self.file else self.name
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of N clips: class numbers int32, those of row n at `indices[starts[n]:starts[n + 1]]`."""
+
+    vocabulary: Vocabulary
+    files: tuple[Path, ...]
+    starts: np.ndarray
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def name(self) -> str:
+        """Return the label files' paths, for messages."""
+        return ", ".join(map(str, self.files))
+
+    def of(self, row: int) -> np.ndarray:
+        """Return the class numbers of one row, as its line has them."""
+        return self.indices[self.starts[row] : self.starts[row + 1]]
+
+    def targets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return float32 [B, K]: 1 where a row has a label, else 0."""
+        targets = np.zeros((len(rows), len(self.vocabulary)), dtype=np.float32)
+        for target, row in zip(targets, rows, strict=True):
+            target[self.of(row)] = 1.0
+        return targets
+
+    def counts(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Count the rows that have each label: int64 [K]; of all rows, or of those given."""
+        indices = self.indices if rows is None else self.select(rows).indices
+        return np.bincount(indices, minlength=len(self.vocabulary))
+
+    def select(self, rows: np.ndarray) -> "Labels":
+        """Return the labels of some rows, in their order."""
+        begins, num_labels = self.starts[rows], np.diff(self.starts)[rows]
+        starts = np.concatenate([[0], np.cumsum(num_labels)]).astype(np.int32)
+        places = np.repeat(begins - starts[:-1], num_labels) + np.arange(starts[-1])
+        return Labels(self.vocabulary, self.files, starts, self.indices[places])
+
+
+def read_vocabulary(path: str | Path) -> Vocabulary:
+    """Read labels.txt; raises ManifestError, which names the file and its first bad line."""
+    file = Path(path)
+    names: dict[str, int] = {}
+    lines = [_decode(file, number, line) for number, line in _lines(file)]
+    while lines and not lines[-1]:
+        del lines[-1]
+    for number, name in enumerate(lines, start=1):
+        where = f"{file}:{number}"
+        if fault := _unusable(name):
+            _refuse(where, fault, "the name of a label", "mend the line")
+        if name in names:
+            _refuse(where, f"{name!r} stands on line {names[name]} too", "each name once", "remove one of the lines")
+        names[name] = number
+    if not names:
+        _refuse(f"{file}:1", "the file is empty", "one label name a line", "write it, or remove the file")
+    return Vocabulary(tuple(names), file)
+
+
+def collect_vocabulary(paths: Iterable[str | Path]) -> Vocabulary:
+    """Return the names that stand in some label files, sorted."""
+    names: set[str] = set()
+    files = [Path(path) for path in paths]
+    for file in files:
+        seen: set[bytes] = set()
+        for number, line in _lines(file):
+            if line not in seen:
+                seen.add(line)
+                names.update(_split(f"{file}:{number}", _decode(file, number, line)))
+    if not names:
+        _refuse(", ".join(map(str, files)), "no labels", "at least one", "write one line for each clip")
+    return Vocabulary(tuple(sorted(names)))
+
+
+def find_vocabulary(folders: Sequence[Path], train_split: str) -> Vocabulary:
+    """Return the classes of some data folders: their labels.txt, all alike, or what is in `{train_split}.lbl`, sorted.
+
+    Raises ManifestError where two labels.txt differ.
+    """
+    files = [folder / FILE_NAME for folder in folders if (folder / FILE_NAME).exists()]
+    if not files:
+        return collect_vocabulary(folder / f"{train_split}.lbl" for folder in folders)
+    first, *others = [read_vocabulary(file) for file in files]
+    for other in others:
+        if other.names != first.names:
+            _refuse(
+                other.name,
+                f"{len(other)} labels, others than the {len(first)} of {first.name} or in another order",
+                "the same classes in all folders",
+                "make one file with the labels of both, and copy it into each folder",
+            )
+    return first
+
+
+def read_labels(path: str | Path, vocabulary: Vocabulary, num_rows: int, multi_label: bool) -> Labels:
+    """Read the labels of a manifest's rows.
+
+    With `multi_label` a row may have any number of labels, and an empty line is a clip that has none of the classes;
+    otherwise each row has exactly one. Blank lines after the last row are let pass.
+    Raises ManifestError, which names the file and its first bad line.
+    """
+    file = Path(path)
+    known = {name.encode(): index for index, name in enumerate(vocabulary.names)}
+    starts, indices = array("i", [0]), array("i")
+    has_more = False
+    for number, line in _lines(file):
+        if number > num_rows:
+            has_more = has_more or bool(line)
+            continue
+        try:
+            found = [known[name] for name in line.split(b",")]
+        except KeyError:  # a quoted name, no label, or a mistake
+            found = _classes(file, number, line, vocabulary, known)
+        if len(set(found)) < len(found) or (len(found) != 1 and not multi_label):
+            _refuse_number(f"{file}:{number}", [vocabulary.names[index] for index in found], multi_label)
+        indices.extend(found)
+        starts.append(len(indices))
+    num_lines = len(starts) - 1
+    if num_lines < num_rows or has_more:
+        _refuse(
+            f"{file}:{num_lines + 1}",
+            f"more than {num_lines} lines" if has_more else f"the file ends after {num_lines} lines",
+            f"{num_rows}, one for each line of {file.with_suffix('.tsv').name} after its root",
+            "write manifest and labels together",
+        )
+    return Labels(vocabulary, (file,), _frozen(starts), _frozen(indices))
+
+
+def join_labels(parts: Sequence[Labels]) -> Labels:
+    """Return the labels of several manifests as one, in the order of `joined.join`; one alone as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    assert len({part.vocabulary.names for part in parts}) == 1, "parts share a vocabulary"
+    num_labels = np.concatenate([np.diff(part.starts) for part in parts])
+    starts = np.concatenate([[0], np.cumsum(num_labels)]).astype(np.int32)
+    files = tuple(file for part in parts for file in part.files)
+    return Labels(parts[0].vocabulary, files, starts, np.concatenate([part.indices for part in parts]))
+
+
+def check_each_has_example(labels: Labels, rows: np.ndarray | None = None) -> None:
+    """Raise ManifestError where a class has no clip, of all or of those given: a head cannot learn it."""
+    missing = np.flatnonzero(labels.counts(rows) == 0)
+    if len(missing):
+        names = [labels.vocabulary.names[index] for index in missing[:5]]
+        more = f" and {len(missing) - len(names)} others" if len(missing) > len(names) else ""
+        kept = "" if rows is None else f" among the {len(rows)} that can be trained on"
+        _refuse(
+            labels.vocabulary.where(missing[0]),
+            f"no clip of {labels.name}{kept} has the label {', '.join(map(repr, names))}{more}",
+            "at least one for each label",
+            f"remove the line from {FILE_NAME}, or add clips",
+        )
+
+
+def balanced_weights(labels: Labels) -> np.ndarray:
+    """Weigh clips so that every class is drawn as often: float64 [N], a clip's sum over labels of 1 / their number.
+
+    As AST samples AudioSet. Clips without a label count as a class of their own.
+    """
+    num_labels = np.diff(labels.starts)
+    each = 1 / np.maximum(labels.counts(), 1)
+    rows = np.repeat(np.arange(len(labels)), num_labels)
+    weights = np.bincount(rows, weights=each[labels.indices], minlength=len(labels))
+    has_none = num_labels == 0
+    weights[has_none] = 1 / max(1, int(has_none.sum()))
+    return weights
+
+
+def _refuse(where: str, found: str, expected: str, remedy: str) -> NoReturn:
+    raise ManifestError(f"{where}: {found}; expected {expected}; {remedy}")
+
+
+def _frozen(values: array) -> np.ndarray:
+    numbers = np.frombuffer(values, dtype=np.int32) if len(values) else np.zeros(0, dtype=np.int32)
+    numbers.setflags(write=False)
+    return numbers
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file, counted from 1, without their ends and the byte order mark."""
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                line = line.removesuffix(b"\n").removesuffix(b"\r")
+                yield number, line.removeprefix(_BOM) if number == 1 else line
+    except OSError as error:
+        reason = "there is no such file" if not file.exists() else str(error.strerror or error)
+        _refuse(str(file), reason, "a list of labels", "write one, as manifests/README.md says")
+
+
+def _decode(file: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        _refuse(f"{file}:{number}", f"{line[:_NUM_SHOWN]!r} is not UTF-8", "UTF-8 text", "save the file as UTF-8")
+
+
+def _unusable(name: str) -> str | None:
+    """Say why a text cannot be the name of a label, or None."""
+    shown = repr(name[:_NUM_SHOWN])
+    if not name:
+        return "an empty name"
+    if name != name.strip():
+        return f"{shown} begins or ends with a space"
+    if not name.isprintable():
+        return f"{shown} holds a tab or another character that cannot be seen"
+    if name.startswith('"'):
+        return f'{shown} begins with "'
+    return None
+
+
+def _split(where: str, line: str) -> list[str]:
+    """Split a line of a label file into names; none of an empty line."""
+    if not line:
+        return []
+    try:
+        names = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
+    except csv.Error as error:
+        _refuse(where, f"{line[:_NUM_SHOWN]!r} ({error})", 'names with commas as "a, b"', "mend the quotes")
+    for name in names:
+        if fault := _unusable(name):
+            _refuse(where, fault, "comma-separated names of labels", "mend the line")
+    return names
+
+
+def _classes(file: Path, number: int, line: bytes, vocabulary: Vocabulary, known: Mapping[bytes, int]) -> list[int]:
+    """Return the class numbers of a line that may hold quotes; raises ManifestError for an unknown label."""
+    where = f"{file}:{number}"
+    names = _split(where, _decode(file, number, line))
+    for name in names:
+        if name.encode() not in known:
+            _refuse(
+                where,
+                f"the label {name[:_NUM_SHOWN]!r} is unknown",
+                f"one of those of {vocabulary.name}",
+                'correct it, or add it there; a name with commas stands in quotes, as in "a, b"',
+            )
+    return [known[name.encode()] for name in names]
+
+
+def _refuse_number(where: str, names: list[str], multi_label: bool) -> NoReturn:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        _refuse(where, f"the label {twice!r} stands there twice", "each label once", "remove one")
+    found = f"{len(names)} labels" if names else "an empty line"
+    _refuse(where, found, "exactly one label", "correct the line, or set task.multi_label=true")

@@ -1,0 +1,52 @@
+"""The fairseq model `mae_ast_classifier`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+
+from mae_ast_fairseq.config_classification import FinetuningFields, check_finetuning
+from mae_ast_fairseq.nn.build import classifier_arguments
+from mae_ast_fairseq.nn.classifier import AudioClassifier
+from mae_ast_fairseq.nn.encoder import Features
+
+
+@dataclass
+class MaeAstClassifierConfig(FinetuningFields, FairseqDataclass):
+    """Fields of the `mae_ast_classifier` model."""
+
+
+@register_model("mae_ast_classifier", dataclass=MaeAstClassifierConfig)
+class MaeAstClassifierModel(AudioClassifier, BaseFairseqModel):
+    """The classifier as fairseq builds, trains and loads it.
+
+    For its first `freeze_finetune_updates` updates the encoder is without gradient and in evaluation mode.
+    """
+
+    freeze_finetune_updates = 0
+
+    @classmethod
+    def build_model(cls, cfg: MaeAstClassifierConfig, task: Any = None) -> "MaeAstClassifierModel":
+        """Build the model of `cfg`; `task.cfg.feature_dim` gives the number of Mel bands."""
+        check_finetuning(cfg)
+        model = cls(**classifier_arguments(cfg, task.cfg.feature_dim))
+        model.freeze_finetune_updates = cfg.freeze_finetune_updates
+        return model
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the encoder is left as it is in the update that the model is in."""
+        return self.num_updates is not None and self.num_updates < self.freeze_finetune_updates
+
+    def extract_features(self, *args: Any, **kwargs: Any) -> Features:
+        """Encode clips as `SpectrogramEncoder.extract_features` does, frozen or not."""
+        if not (self.training and self.is_frozen):
+            return super().extract_features(*args, **kwargs)
+        self.eval()  # dropout, layer drop and BatchNorm each look at it
+        try:
+            with torch.no_grad():
+                return super().extract_features(*args, **kwargs)
+        finally:
+            self.train()

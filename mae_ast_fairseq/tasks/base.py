@@ -1,0 +1,216 @@
+"""What the fairseq tasks share: folders of manifests, broken files, and the statistics of the input."""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, cast
+
+import numpy as np
+import torch
+from fairseq import checkpoint_utils
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask
+from omegaconf import II, MISSING, OmegaConf
+from torch import nn
+
+from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS, ClipDataset
+from mae_ast_fairseq.data.statistics import (
+    FILE_NAME,
+    Statistics,
+    measure_manifest,
+    pool,
+    read_statistics,
+)
+from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.nn.normalization import InputNormalization
+from mae_ast_fairseq.tasks.launch import (
+    check_checkpoint,
+    check_folders,
+    data_folders,
+    is_training_command,
+    plain_errors,
+)
+
+logger = logging.getLogger(__name__)
+
+NUM_STATISTICS_CLIPS = 1_000
+STATISTICS_SEED = 1337
+FAIRSEQ_LAST_CHECKPOINT = "checkpoint_last.pt"
+"""The default of `checkpoint.restore_file`, which need not exist."""
+
+
+@dataclass
+class AudioTaskConfig(FairseqDataclass):
+    """Fields that every task has, most of them known elsewhere in fairseq's config."""
+
+    data: str = field(
+        default=MISSING, metadata={"help": "folder of {split}.tsv; several, separated by `:`, are trained on together"}
+    )
+    seed: int = field(default=II("common.seed"), metadata={"help": "of every random draw; common.seed"})
+    train_subset: str = field(
+        default=II("dataset.train_subset"), metadata={"help": "the split to train on; dataset.train_subset"}
+    )
+    # Known here so that a misspelt one is an error; fairseq itself would say nothing and start from scratch.
+    restore_file: str = field(
+        default=II("checkpoint.restore_file"), metadata={"help": "checkpoint to continue from; checkpoint.restore_file"}
+    )
+    finetune_from_model: Optional[str] = field(
+        default=II("checkpoint.finetune_from_model"),
+        metadata={"help": "checkpoint to take weights from; checkpoint.finetune_from_model"},
+    )
+
+
+class AudioTask(FairseqTask):
+    """A task on the clips of `{split}.tsv` in `task.data`; its config has the fields of AudioTaskConfig too."""
+
+    cfg: Any
+
+    @plain_errors
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the model, and take from it the token grid that datasets need."""
+        if not from_checkpoint:
+            _forget_former_runs()
+        model = super().build_model(cfg, from_checkpoint)
+        self.grid = model.grid
+        return model
+
+    @plain_errors
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the criterion; in a training command, also look whether what its config names is there.
+
+        fairseq builds the criterion last before it lists the data folder, with a traceback where there is none.
+        """
+        if is_training_command():
+            self._check_paths()
+        return super().build_criterion(cfg, from_checkpoint)
+
+    def _check_paths(self) -> None:
+        if OmegaConf.is_missing(self.cfg, "data"):
+            raise ConfigError(
+                "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data=/folder"
+            )
+        check_folders(data_folders(self.cfg.data))
+        restore_file = self._setting("restore_file")
+        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
+            check_checkpoint("checkpoint.restore_file", restore_file)
+        check_checkpoint("checkpoint.finetune_from_model", self._setting("finetune_from_model"))
+
+    def _setting(self, name: str) -> Optional[str]:
+        # A released checkpoint's config lacks what some fields of ours point at.
+        return OmegaConf.select(self.cfg, name, throw_on_resolution_failure=False)
+
+    @property
+    def _train_subset(self) -> str:
+        return self._setting("train_subset") or "train"
+
+    def has_sharded_data(self, split: str) -> bool:
+        """Return False: several folders are trained on together, and not an epoch each."""
+        return False
+
+    @plain_errors
+    def get_batch_iterator(self, dataset: ClipDataset, max_tokens: Optional[int] = None, **kwargs: Any) -> Any:
+        """Batch a dataset; raises ConfigError where its longest crop does not fit into `max_tokens`."""
+        longest = int(dataset.sizes.max())
+        if max_tokens is not None and max_tokens < longest:
+            field_name = "max_tokens" if dataset.training else "max_tokens_valid"
+            raise ConfigError(
+                f"dataset.{field_name}: {max_tokens} samples is less than the longest crop of "
+                f"{dataset.manifest.name}, {longest} samples; raise it or lower task.max_sample_size"
+            )
+        return super().get_batch_iterator(dataset, max_tokens=max_tokens, **kwargs)
+
+    def max_positions(self) -> None:
+        """Return None: there are positions for any length."""
+        return None
+
+    # --- broken files
+
+    @plain_errors
+    def train_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Do one step, after a look at how many files proved broken."""
+        self._check_bad_files(sample)
+        return super().train_step(sample, *args, **kwargs)
+
+    @plain_errors
+    def valid_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Validate on one batch, after a look at how many files proved broken."""
+        self._check_bad_files(sample)
+        return super().valid_step(sample, *args, **kwargs)
+
+    def _check_bad_files(self, sample: dict[str, Any]) -> None:
+        if sample["num_bad_files"] > 0:
+            self._stop_past_max_bad_fraction(is_hopeless=sample["num_bad_files"] >= MAX_REPLACEMENTS)
+
+    def _stop_past_max_bad_fraction(self, is_hopeless: bool = False) -> None:
+        for dataset in self.datasets.values():
+            bad_rows = dataset.bad_rows
+            share = len(bad_rows) / len(dataset.manifest)
+            if len(bad_rows) and (is_hopeless or share > self.cfg.max_bad_fraction):
+                raise AudioError(
+                    f"{dataset.manifest.name}: {len(bad_rows)} of {len(dataset.manifest)} files ({share:.1%}) are "
+                    f"broken, the first of them {dataset.manifest.path(bad_rows[0])}; expected at most "
+                    f"task.max_bad_fraction={self.cfg.max_bad_fraction}; mend or remove them (each was logged with "
+                    "its reason), or raise the field"
+                )
+
+    # --- statistics of the data
+
+    @plain_errors
+    def begin_epoch(self, epoch: int, model: nn.Module) -> None:
+        """Fill the model's input statistics before the first update, unless a checkpoint has brought them.
+
+        Here processes also tell each other which files proved broken.
+        """
+        self._share_bad_files(model)
+        normalization = cast(InputNormalization, model.batch_norm)
+        if normalization.is_set:
+            return
+        values = torch.zeros(2, dtype=torch.float64, device=normalization.running_mean.device)
+        is_distributed = torch.distributed.is_initialized()
+        if not is_distributed or torch.distributed.get_rank() == 0:
+            values = torch.tensor(self._statistics(), dtype=values.dtype, device=values.device)
+        if is_distributed:
+            torch.distributed.broadcast(values, src=0)
+        statistics = Statistics(*values.tolist())
+        logger.info("log-Mel mean %.4f, standard deviation %.4f", statistics.mean, statistics.deviation)
+        normalization.set_statistics(*statistics)
+
+    def _share_bad_files(self, model: nn.Module) -> None:
+        if not torch.distributed.is_initialized():
+            return
+        device = next(model.parameters()).device
+        for dataset in self.datasets.values():
+            is_bad = dataset.is_bad.to(device)
+            torch.distributed.all_reduce(is_bad, torch.distributed.ReduceOp.MAX)
+            dataset.is_bad.copy_(is_bad)
+        self._stop_past_max_bad_fraction()
+
+    def _statistics(self) -> Statistics:
+        paths = [folder / FILE_NAME for folder in data_folders(self.cfg.data)]
+        if all(path.is_file() for path in paths):
+            logger.info("taking the data's mean and deviation from %s", ", ".join(map(str, paths)))
+            return self._pooled(paths)
+        logger.info("measuring the data's mean and deviation over at most %d clips", NUM_STATISTICS_CLIPS)
+        measured = measure_manifest(
+            self.datasets[self._train_subset].manifest,
+            num_clips=NUM_STATISTICS_CLIPS,
+            seed=STATISTICS_SEED,
+            feature_dim=self.cfg.feature_dim,
+            max_sample_size=self.cfg.max_sample_size,
+        )
+        return measured.bands.overall
+
+    def _pooled(self, paths: list[Path]) -> Statistics:
+        """Return what the folders' stats.json say, each with the weight of its audio in the training set."""
+        statistics = [read_statistics(path, self.cfg.feature_dim) for path in paths]
+        dataset = self.datasets[self._train_subset]
+        parts = np.searchsorted(dataset.manifest.part_starts, dataset.rows, side="right") - 1
+        return pool(statistics, np.bincount(parts, weights=dataset.sizes, minlength=len(paths)).tolist())
+
+
+def _forget_former_runs() -> None:
+    """Drop the best result of a former run in this process, as hydra's multirun leaves it: fairseq never does."""
+    checkpoint_utils.save_checkpoint.__dict__.pop("best", None)
+    if command := sys.modules.get("fairseq_cli.train"):
+        command.should_stop_early.__dict__.pop("best", None)

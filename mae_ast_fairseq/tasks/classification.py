@@ -1,0 +1,231 @@
+"""The fairseq task `mae_ast_classification`: manifests and labels in, a self-contained classifier out."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, cast
+
+import torch
+from fairseq.logging import metrics
+from fairseq.optim import FairseqOptimizer
+from fairseq.tasks import register_task
+from omegaconf import II, open_dict
+from torch import nn
+
+from mae_ast_fairseq.augmentation import Augmentation, check_augmentation
+from mae_ast_fairseq.checkpoints import Checkpoint, read_checkpoint
+from mae_ast_fairseq.config import ClassifierFields
+from mae_ast_fairseq.config_classification import ClassificationTaskFields, check_classification_task
+from mae_ast_fairseq.data.classification import LabelledAudioDataset
+from mae_ast_fairseq.data.joined import join
+from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
+from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.finetuning import (
+    ARCHITECTURE,
+    HEAD,
+    encoder_state,
+    learning_rate_scales,
+    positions_of,
+    taken_fields,
+)
+from mae_ast_fairseq.metrics import METRICS
+from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask, AudioTaskConfig
+from mae_ast_fairseq.tasks.launch import check_checkpoint, data_folders, plain_errors, read_checked
+from mae_ast_fairseq.tasks.layerwise import check_optimizer, drop_frozen_gradients, mark_parameters
+from mae_ast_fairseq.tasks.validation import Scored, WholeSet
+
+logger = logging.getLogger(__name__)
+
+KIND = "mae_ast_classifier"
+NUM_SHOWN = 5  # labels named in a message
+
+
+@dataclass
+class MaeAstClassificationConfig(ClassificationTaskFields, AudioTaskConfig):
+    """Fields of the `mae_ast_classification` task."""
+
+    save_dir: str = field(
+        default=II("checkpoint.save_dir"),
+        metadata={"help": "folder whose checkpoint_last.pt is continued; checkpoint.save_dir"},
+    )
+
+
+@register_task("mae_ast_classification", dataclass=MaeAstClassificationConfig)
+class MaeAstClassificationTask(AudioTask):
+    """Fine-tunes a classifier on the clips of `{split}.tsv` and their labels in `{split}.lbl`.
+
+    Before the model is built, its config is completed in place: by the names of the classes, and by the architecture of
+    the checkpoint that it starts from or continues. So a saved checkpoint needs neither that file nor the data.
+    """
+
+    cfg: Any
+    vocabulary: Vocabulary
+
+    @plain_errors
+    def __init__(self, cfg: MaeAstClassificationConfig, from_checkpoint: bool = False):
+        super().__init__(cfg)
+        check_classification_task(cfg)
+        self._augmentation = Augmentation(
+            frequency_mask=cfg.frequency_mask,
+            time_mask=cfg.time_mask,
+            mixup=cfg.mixup,
+            roll_seconds=cfg.roll_seconds,
+            label_smoothing=cfg.label_smoothing,
+        )
+        check_augmentation(self._augmentation)
+        self._whole_set = WholeSet(cfg.multi_label)
+
+    # --- the model
+
+    @plain_errors
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
+        """Build the model, with the weights of `model.pretrained`; a stored config, which has labels, as it is."""
+        checkpoint = None
+        if from_checkpoint or cfg.labels:
+            self.vocabulary = Vocabulary(tuple(cfg.labels))
+        else:
+            checkpoint = self._complete(cfg)
+        model = super().build_model(cfg, from_checkpoint)
+        self._model_cfg = cfg
+        if checkpoint is not None:
+            head = {name: value for name, value in model.state_dict().items() if name.startswith(HEAD)}
+            model.load_state_dict({**encoder_state(checkpoint, cfg), **head})
+        scales = learning_rate_scales(
+            [name for name, _ in model.named_parameters()],
+            num_layers=cfg.encoder_layers,
+            layer_norm_first=cfg.layer_norm_first,
+            layer_decay=cfg.layer_decay,
+            head_scale=cfg.head_lr_scale,
+        )
+        mark_parameters(model, scales)
+        return model
+
+    def _complete(self, cfg: Any) -> Optional[Checkpoint]:
+        """Write into the model's config what data and checkpoint say; return the checkpoint to take weights from."""
+        self._check_paths()
+        self.vocabulary = find_vocabulary(data_folders(self.cfg.data), self._train_subset)
+        labels = list(self.vocabulary.names)
+        checkpoint, taken, path = None, {}, self._path_to_continue()
+        if path is not None:
+            taken = self._continued_fields(path, labels)
+        elif cfg.pretrained is not None:
+            check_checkpoint("model.pretrained", cfg.pretrained)
+            path = Path(cfg.pretrained)
+            checkpoint = read_checkpoint(path)
+            taken = taken_fields(checkpoint, cfg, self.cfg.feature_dim)
+        changed = [f"model.{name}={value} (not {cfg[name]})" for name, value in taken.items() if cfg[name] != value]
+        if changed:
+            logger.info("%s sets %s", path, ", ".join(changed))
+        with open_dict(cfg):
+            cfg.update({**taken, "labels": labels, "multi_label": self.cfg.multi_label})
+        return checkpoint
+
+    def _check_paths(self) -> None:
+        super()._check_paths()
+        if path := self._setting("finetune_from_model"):
+            raise ConfigError(
+                f"checkpoint.finetune_from_model: {path} was given; expected null with task.{self.cfg._name}; "
+                f"set model.pretrained={path}, which takes the encoder of any of our checkpoints"
+            )
+
+    def _path_to_continue(self) -> Optional[Path]:
+        """Return the checkpoint that fairseq will continue from; None for a new run."""
+        restore_file = self._setting("restore_file") or FAIRSEQ_LAST_CHECKPOINT
+        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
+            return Path(restore_file)
+        path = Path(self._setting("save_dir") or ".", restore_file)
+        return path if path.is_file() else None
+
+    def _continued_fields(self, path: Path, labels: Sequence[str]) -> dict[str, Any]:
+        checkpoint = read_checkpoint(path)
+        if checkpoint.kind != KIND:
+            raise ConfigError(
+                f"checkpoint.restore_file: {path} is a checkpoint of {checkpoint.kind}; expected one of {KIND} to "
+                f"continue; to start from its encoder set model.pretrained={path} and leave checkpoint.restore_file out"
+            )
+        fields = cast(ClassifierFields, checkpoint.model)
+        check_same_labels(path, fields.labels, labels)
+        if fields.multi_label != self.cfg.multi_label:
+            raise ConfigError(
+                f"task.multi_label: {self.cfg.multi_label} was given; expected {fields.multi_label}, as in {path}, "
+                "which is continued; name another folder by hydra.run.dir to begin anew"
+            )
+        return {name: getattr(fields, name) for name in ARCHITECTURE} | {"positions": positions_of(fields)}
+
+    # --- data
+
+    @plain_errors
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
+        """Read `{split}.tsv` and `{split}.lbl` of every folder; all but `dataset.train_subset` are for validation."""
+        cfg = task_cfg or self.cfg
+        self._check_paths()
+        folders = data_folders(cfg.data)
+        manifests = [read_checked(folder / f"{split}.tsv") for folder in folders]
+        labels = [
+            read_labels(folder / f"{split}.lbl", self.vocabulary, len(manifest), cfg.multi_label)
+            for folder, manifest in zip(folders, manifests, strict=True)
+        ]
+        self.datasets[split] = LabelledAudioDataset(
+            join(manifests),
+            join_labels(labels),
+            grid=self.grid,
+            multi_label=cfg.multi_label,
+            seed=cfg.seed,
+            training=split == self._train_subset,
+            max_sample_size=cfg.max_sample_size,
+            min_sample_size=cfg.min_sample_size,
+            max_keep_size=cfg.max_keep_size,
+            random_crop=cfg.random_crop,
+            fixed_size=cfg.fixed_size,
+            augmentation=self._augmentation,
+            balanced=cfg.balanced,
+        )
+
+    # --- steps
+
+    @plain_errors
+    def optimizer_step(self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int) -> None:
+        """Update the weights, the frozen ones left out."""
+        check_optimizer(optimizer, self._model_cfg)
+        if update_num < self._model_cfg.freeze_finetune_updates:
+            drop_frozen_gradients(optimizer)
+        optimizer.step()
+
+    @plain_errors
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
+        """Validate on one batch, and keep its scores for the figures over the whole set.
+
+        fairseq reads the figures when all batches are done, in every process, from the meters that are set up here;
+        each validation of each subset begins with meters of its own.
+        """
+        self._check_bad_files(sample)
+        model.eval()
+        with torch.no_grad():
+            measured = criterion.measure(model, sample)
+        if METRICS[0] not in metrics.get_active_aggregators()[0]:
+            self._whole_set = WholeSet(self.cfg.multi_label)
+        for name in METRICS:
+            metrics.log_derived(name, lambda _, name=name: self._whole_set.figures()[name])
+        self._whole_set.add(Scored(sample["id"], measured.probabilities, sample["target"].plain))
+        return measured[:3]
+
+
+def check_same_labels(path: Path, known: Sequence[str], labels: Sequence[str]) -> None:
+    """Raise ConfigError unless the data's labels are those of the checkpoint's head, in its order."""
+    if list(known) == list(labels):
+        return
+    added, gone = (
+        [name for name in one if name not in set(other)] for one, other in ((labels, known), (known, labels))
+    )
+    parts = [f"{_shown(names)} {what}" for names, what in ((added, "not in its head"), (gone, "missing")) if names]
+    raise ConfigError(
+        f"task.data: its {len(labels)} labels are not the {len(known)} of {path}, which is continued "
+        f"({'; '.join(parts) or 'the order differs'}); expected the same ones in the same order; correct labels.txt, "
+        f"or train a new head by model.pretrained={path} in a new hydra.run.dir"
+    )
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
+    return ", ".join(names[:NUM_SHOWN]) + more

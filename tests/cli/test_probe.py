@@ -1,0 +1,229 @@
+"""`mae-ast probe` from labelled clips to its table, JSON and picture, by splits, folds and groups."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from mae_ast_fairseq import divisions, plots, probing
+from mae_ast_fairseq.checkpoints import build_model, read_checkpoint
+from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.data.manifest import read_manifest
+from mae_ast_fairseq.features import pooled_features
+from tests.test_checkpoints import save_tiny_checkpoint
+from tests.test_layers import HIDE_FAIRSEQ
+from tests.test_layers import run as run_python
+
+PITCHES = {"high": 3_000.0, "low": 200.0, "middle": 800.0}
+SPEAKERS = ("ann", "bob", "eve", "kim")
+BY_SPEAKER = ("--group-pattern", "_([a-z]+)_", "--split", "train", "test")
+
+
+def write_corpus(folder: Path, splits: dict[str, int]) -> Path:
+    """Write tones of three pitches by four speakers, so many takes each, as {pitch}_{speaker}_{take}.wav."""
+    draws = np.random.default_rng(0)
+    for split, takes in splits.items():
+        lines, labels = [str(folder)], []
+        for name, pitch in PITCHES.items():
+            for place, speaker in enumerate(SPEAKERS):
+                for take in range(takes):
+                    time = np.arange(int(draws.uniform(0.2, 0.3) * 16_000)) / 16_000
+                    wave = 0.3 * np.sin(2 * np.pi * pitch * draws.uniform(0.95, 1.05) * time)
+                    wave += 0.02 * (place + 1) * draws.standard_normal(len(time))
+                    sf.write(folder / f"{name}_{speaker}_{split}{take}.wav", wave, 16_000)
+                    lines.append(f"{name}_{speaker}_{split}{take}.wav\t{len(time)}")
+                    labels.append(name)
+        (folder / f"{split}.tsv").write_text("\n".join([*lines, ""]))
+        (folder / f"{split}.lbl").write_text("\n".join([*labels, ""]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of train (36 clips), valid (12) and test (12)."""
+    return write_corpus(tmp_path_factory.mktemp("tones"), {"train": 3, "valid": 1, "test": 1})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.pt")
+
+
+@pytest.fixture
+def run(capsys, data, checkpoint):
+    """A function that runs the command with --json and returns what it printed."""
+
+    def summary(*argv: object, folder: Path = data) -> dict:
+        assert main(["probe", str(checkpoint), "--data", str(folder), *map(str, argv), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return summary
+
+
+def by_row(summary: dict) -> dict[tuple[str, str, str], dict]:
+    return {(row["features"], row["classifier"], row["layer"]): row for row in summary["results"]}
+
+
+def test_splits_give_a_row_for_each_kind_of_features_and_classifier(run) -> None:
+    rows = by_row(run())
+    assert list(rows) == [
+        ("checkpoint", "linear", "best"),
+        ("checkpoint", "knn", "best"),
+        ("log-Mel statistics", "linear", "-"),
+        ("log-Mel statistics", "knn", "-"),
+        ("random weights", "linear", "best"),
+        ("random weights", "knn", "best"),
+    ]
+    for row in rows.values():
+        (only,) = row["runs"]
+        assert (only["test"], only["num_train"], only["num_test"]) == ("test", 36, 12)
+        assert row["accuracy"] == {"mean": only["accuracy"], "deviation": None}
+    assert rows["log-Mel statistics", "linear", "-"]["accuracy"]["mean"] == 1.0
+
+
+def test_the_table_tells_what_was_done(data, checkpoint, capsys) -> None:
+    argv = ["probe", str(checkpoint), "--data", str(data), *BY_SPEAKER, "--classifier", "knn", "--no-baselines"]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "48 clips of 3 classes, tested on ann, bob, eve, kim; pooled by mean, seeds 1337"
+    assert lines[1].split() == ["features", "classifier", "layer", "accuracy", "balanced_accuracy", "macro_auc"]
+    assert lines[2].split()[:3] == ["checkpoint", "knn", "best:"]
+    assert "%" in lines[2]
+    assert lines[3:] == ["mean ± standard deviation between tests"]
+
+
+def test_results_are_the_librarys(run, data, checkpoint) -> None:
+    summary = run("--classifier", "linear", "--no-baselines", "--pool", "mean+deviation", "--layer", 2)
+    manifests = [read_manifest(data / f"{split}.tsv") for split in ("train", "test", "valid")]
+    model = build_model(read_checkpoint(checkpoint))
+    device = torch.device("cpu")
+    features = [pooled_features(model, m, device=device, dtype=torch.float32, deviation=True) for m in manifests]
+    task = divisions.Task(np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2), list(PITCHES))
+    train, test, valid = np.split(np.arange(60), [36, 48])
+    (division,) = divisions.divide_by_split(task, train, valid, test, 1337)
+    stacked = np.concatenate(features)
+    choice = probing.best(probing.compare(stacked, task, division, "linear"), layer=2)
+    scores = probing.test_scores(stacked, task, division, "linear", choice)
+    (found,) = summary["results"][0]["runs"]
+    assert (found["layer"], found["floor"], found["C"], found["validation"]) == (2, *choice.setting, choice.score)
+    expected = probing.evaluate(scores, task, test)
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_all_layers_are_listed_and_last_is_the_last(run) -> None:
+    argv = ("--classifier", "knn", "--no-baselines", "--layer")
+    rows = by_row(run(*argv, "all"))
+    assert [layer for _, _, layer in rows] == ["1", "2", "3", "best"]
+    assert [row["runs"][0]["layer"] for row in rows.values()][:3] == [1, 2, 3]
+    (last,) = run(*argv, "last")["results"]
+    assert last["accuracy"] == rows["checkpoint", "knn", "3"]["accuracy"]
+    scores = {layer: row["runs"][0]["validation"] for (_, _, layer), row in rows.items()}
+    assert scores["best"] == max(scores.values())
+
+
+def test_groups_from_a_file_and_from_the_paths_are_the_same(run, data, tmp_path: Path) -> None:
+    names = [
+        read_manifest(data / f"{split}.tsv").relative_path(row).split("_")[1]
+        for split, count in (("train", 36), ("test", 12))
+        for row in range(count)
+    ]
+    (tmp_path / "groups").write_text("\n".join(names))
+    argv = ("--classifier", "knn", "--no-baselines")
+    from_file = run("--groups", tmp_path / "groups", "--split", "train", "test", *argv)
+    assert from_file == run(*BY_SPEAKER, *argv)
+    assert from_file["tested"] == list(SPEAKERS)
+    assert [run_["num_test"] for run_ in from_file["results"][0]["runs"]] == [12, 12, 12, 12]
+    accuracies = [run_["accuracy"] for run_ in from_file["results"][0]["runs"]]
+    mean = {"mean": pytest.approx(np.mean(accuracies)), "deviation": pytest.approx(np.std(accuracies, ddof=1))}
+    assert from_file["results"][0]["accuracy"] == mean
+
+
+def test_seeds_draw_other_shots_and_random_weights_and_give_a_deviation(run) -> None:
+    summary = run(*BY_SPEAKER, "--classifier", "knn", "--shots", 2, "--seeds", 0, 1, 2)
+    assert summary["deviation_over"] == "seeds"
+    for row in summary["results"]:
+        assert {run_["num_train"] for run_ in row["runs"]} == {6}
+        assert [run_["seed"] for run_ in row["runs"]] == [0] * 4 + [1] * 4 + [2] * 4
+        means = [np.mean([run_["accuracy"] for run_ in row["runs"] if run_["seed"] == seed]) for seed in range(3)]
+        assert row["accuracy"]["deviation"] == pytest.approx(np.std(means, ddof=1))
+    random = by_row(summary)["random weights", "knn", "best"]["runs"]
+    assert random[:4] != [{**run_, "seed": 0} for run_ in random[4:8]]
+
+
+def test_folds_are_of_the_training_split_and_follow_from_the_seed(run) -> None:
+    argv = ("--folds", 3, "--classifier", "knn", "--no-baselines", "--layer", 1, "--seeds")
+    first, again, other = run(*argv, 5), run(*argv, 5), run(*argv, 6)
+    assert first == again
+    assert first["tested"] == ["fold 1", "fold 2", "fold 3"]
+    assert [(run_["num_train"], run_["num_test"]) for run_ in first["results"][0]["runs"]] == [(24, 12)] * 3
+    assert first["results"] != other["results"]
+
+
+def test_many_labels_are_scored_by_map(run, data, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        labels = (data / f"{split}.lbl").read_text().split()
+        both = [f"{label},tone" if label == "low" else label for label in labels]
+        (tmp_path / f"{split}.lbl").write_text("\n".join([*both[:-1], "", ""]))
+        (tmp_path / f"{split}.tsv").write_text((data / f"{split}.tsv").read_text())
+    summary = run("--multi-label", "--layer", 1, folder=tmp_path)
+    assert {row["classifier"] for row in summary["results"]} == {"linear"}
+    assert summary["num_classes"] == 4
+    log_mel = by_row(summary)["log-Mel statistics", "linear", "-"]
+    assert log_mel["mAP"]["mean"] == pytest.approx(1.0)
+
+
+def test_the_confusion_matrix_counts_the_tested_clips(run, tmp_path: Path, monkeypatch) -> None:
+    drawn: list[dict] = []
+    monkeypatch.setattr(plots, "save_confusion", lambda path, **shown: drawn.append({"path": path, **shown}))
+    argv = (*BY_SPEAKER, "--classifier", "linear", "--layer", 1, "--no-baselines")
+    summary = run(*argv, "--confusion", tmp_path / "new" / "a.png")
+    (picture,) = drawn
+    accuracy = summary["results"][0]["accuracy"]["mean"]
+    assert picture["path"] == tmp_path / "new" / "a.png"
+    assert picture["counts"].sum(1).tolist() == [16, 16, 16]
+    assert picture["counts"].trace() == pytest.approx(48 * accuracy)
+    assert picture["names"] == ("high", "low", "middle")
+    assert picture["title"] == f"tiny.pt: linear probe, layer 1, accuracy {accuracy:.1%}"
+
+
+def test_a_picture_is_written(run, tmp_path: Path) -> None:
+    run("--classifier", "knn", "--layer", 1, "--no-baselines", "--confusion", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_clips_too_short_are_left_out_and_counted(data, checkpoint, tmp_path: Path, capsys) -> None:
+    sf.write(tmp_path / "short_ann_0.wav", np.zeros(1_000), 16_000)
+    for split in ("train", "test"):
+        root, *lines = (data / f"{split}.tsv").read_text().split("\n")[:-1]
+        rows = [f"{tmp_path}/short_ann_0.wav\t1000", *(f"{root}/{line}" for line in lines)]
+        (tmp_path / f"{split}.tsv").write_text("\n".join(["/", *rows]))
+        (tmp_path / f"{split}.lbl").write_text("low\n" + (data / f"{split}.lbl").read_text())
+    argv = ["probe", str(checkpoint), "--data", str(tmp_path), "--layer", "1", "--classifier", "knn", "--no-baselines"]
+    assert main([*argv, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "left out 2 of 50 clips, which have fewer than 2 tokens of the model; the first: " in err
+    (run_,) = json.loads(out)["results"][0]["runs"]
+    assert (run_["num_train"], run_["num_test"]) == (36, 12)
+
+
+def test_precision_is_that_of_the_model(run, data, monkeypatch) -> None:
+    used = []
+    original = pooled_features
+
+    def spy(model, clips, **how):
+        used.append(how["dtype"])
+        return original(model, clips, **how)
+
+    monkeypatch.setattr("mae_ast_fairseq.cli.probe.pooled_features", spy)
+    run("--precision", "bfloat16", "--layer", 1, "--classifier", "knn", "--no-baselines")
+    assert used == [torch.bfloat16]
+
+
+def test_it_works_without_fairseq(data, checkpoint) -> None:
+    argv = ["probe", str(checkpoint), "--data", str(data), "--layer", "1", "--classifier", "knn", "--no-baselines"]
+    result = run_python(f"{HIDE_FAIRSEQ}\nfrom mae_ast_fairseq.cli import main\nsys.exit(main({argv!r}))")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("60 clips of 3 classes")
