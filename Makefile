@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/python -m mae_ast_fairseq.demo $(if $(AUDIO),--audio '$(AUDIO)')
 
 test: install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -53,7 +53,7 @@ setup(
     ],
     extras_require={
         "plot": ["matplotlib>=3.8"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "ruff>=0.6", "setuptools>=77"],
+        "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "setuptools>=77"],
     },
     cmdclass={"build_py": BuildWithExamples},
     entry_points={"console_scripts": ["mae-ast = mae_ast_fairseq.cli:main"]},
