@@ -36,7 +36,7 @@ def test_two_files_leave_one_to_train_on(tmp_path):
 @pytest.mark.slow
 def test_the_demo_ends_with_figures_and_pictures_from_before_and_after(tmp_path):
     write_corpus(tmp_path / "sounds", num_clips=20, seconds=(0.5, 1.0))
-    done = run_demo("--audio", tmp_path / "sounds", "--updates", 3, cwd=tmp_path)
+    done = run_demo("--audio", tmp_path / "sounds", "--updates", 40, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     results = tmp_path / "demo" / "sounds"
     assert len(list((results / "pictures").glob("*_untrained.png"))) == 2
