@@ -23,7 +23,7 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Checkpoint:
     total: dict[str, Tensor] = {}
     first = last = read_checkpoint(paths[0])
     for path in paths:
-        last = read_checkpoint(path)
+        last = first if path is paths[0] else read_checkpoint(path)
         if (last.kind, last.model, last.feature_dim) != (first.kind, first.model, first.feature_dim):
             raise CheckpointError(
                 f"{path}: its model is another than that of {first.path}; expected checkpoints of one run, which alone "

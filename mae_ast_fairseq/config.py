@@ -12,7 +12,8 @@ from typing import Any, Optional
 from mae_ast_fairseq.errors import ConfigError
 
 
-def _help(default: Any, text: str) -> Any:
+def option(default: Any, text: str) -> Any:
+    """Return a dataclass field with a default and its help."""
     return field(default=default, metadata={"help": text})
 
 
@@ -20,29 +21,29 @@ def _help(default: Any, text: str) -> Any:
 class EncoderFields:
     """Fields that every model has: the tokens, the encoder that reads them, and how they are masked."""
 
-    ast_kernel_size_chan: int = _help(128, "height of a token in Mel bands: 16 for patches, 128 for frames")
-    ast_kernel_size_time: int = _help(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames")
-    ast_kernel_stride_chan: int = _help(128, "distance between tokens in Mel bands; MAE-AST: the kernel's")
-    ast_kernel_stride_time: int = _help(2, "distance between tokens in frames of 10 ms; MAE-AST: the kernel's")
+    ast_kernel_size_chan: int = option(128, "height of a token in Mel bands: 16 for patches, 128 for frames")
+    ast_kernel_size_time: int = option(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames")
+    ast_kernel_stride_chan: int = option(128, "distance between tokens in Mel bands; MAE-AST: the kernel's")
+    ast_kernel_stride_time: int = option(2, "distance between tokens in frames of 10 ms; MAE-AST: the kernel's")
 
-    encoder_layers: int = _help(12, "layers of the encoder (6 in the paper's ablations)")
-    encoder_embed_dim: int = _help(768, "width of the encoder")
-    encoder_ffn_embed_dim: int = _help(3072, "width of the encoder's feed-forward layers")
-    encoder_attention_heads: int = _help(12, "attention heads of the encoder")
-    activation_fn: str = _help("gelu", "activation of the feed-forward layers: gelu (erf) or relu")
-    layer_norm_first: bool = _help(False, "LayerNorm before attention and feed-forward instead of after them")
+    encoder_layers: int = option(12, "layers of the encoder (6 in the paper's ablations)")
+    encoder_embed_dim: int = option(768, "width of the encoder")
+    encoder_ffn_embed_dim: int = option(3072, "width of the encoder's feed-forward layers")
+    encoder_attention_heads: int = option(12, "attention heads of the encoder")
+    activation_fn: str = option("gelu", "activation of the feed-forward layers: gelu (erf) or relu")
+    layer_norm_first: bool = option(False, "LayerNorm before attention and feed-forward instead of after them")
 
-    dropout: float = _help(0.1, "dropout at each layer's output and at a stack's input")
-    attention_dropout: float = _help(0.1, "dropout of attention weights; on CPU 0, or attention is not fused")
-    activation_dropout: float = _help(0.0, "dropout after the activation of the feed-forward layers")
-    dropout_input: float = _help(0.1, "dropout of the projected tokens, only when masking")
-    encoder_layerdrop: float = _help(0.05, "probability of leaving out an encoder layer in an update")
+    dropout: float = option(0.1, "dropout at each layer's output and at a stack's input")
+    attention_dropout: float = option(0.1, "dropout of attention weights; on CPU 0, or attention is not fused")
+    activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward layers")
+    dropout_input: float = option(0.1, "dropout of the projected tokens, only when masking")
+    encoder_layerdrop: float = option(0.05, "probability of leaving out an encoder layer in an update")
 
-    max_token_length: int = _help(2048, "positions: those computed in advance, or the number that is learned")
-    normalization: str = _help(
+    max_token_length: int = option(2048, "positions: those computed in advance, or the number that is learned")
+    normalization: str = option(
         "batch", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
     )
-    checkpoint_activations: bool = _help(
+    checkpoint_activations: bool = option(
         False, "recompute each layer in the backward pass: less memory, one forward pass more"
     )
 
@@ -51,29 +52,29 @@ class EncoderFields:
 class MaskingFields:
     """Fields of how a model that is pretrained masks its tokens."""
 
-    random_mask_prob: float = _help(0.75, "share of tokens that are masked, inside (0, 1)")
-    mask_length: int = _help(10, "length in tokens of a masked span: frame tokens with chunk_mask")
+    random_mask_prob: float = option(0.75, "share of tokens that are masked, inside (0, 1)")
+    mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask")
 
 
 @dataclass
 class MaeAstFields(MaskingFields, EncoderFields):
     """Fields of the `mae_ast` model."""
 
-    decoder_layers: int = _help(2, "layers of the decoder")
-    decoder_embed_dim: int = _help(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
-    decoder_ffn_embed_dim: int = _help(0, "width of the decoder's feed-forward layers; 0: as the encoder")
-    decoder_attention_heads: int = _help(0, "attention heads of the decoder; 0: as the encoder")
-    use_post_enc_proj: bool = _help(False, "linear layer between encoder and decoder")
-    decoder_layerdrop: float = _help(0.0, "probability of leaving out a decoder layer in an update")
-    enc_sine_pos: bool = _help(True, "sin/cos positions at the encoder's input")
-    dec_sine_pos: bool = _help(True, "sin/cos positions at the decoder's input")
+    decoder_layers: int = option(2, "layers of the decoder")
+    decoder_embed_dim: int = option(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
+    decoder_ffn_embed_dim: int = option(0, "width of the decoder's feed-forward layers; 0: as the encoder")
+    decoder_attention_heads: int = option(0, "attention heads of the decoder; 0: as the encoder")
+    use_post_enc_proj: bool = option(False, "linear layer between encoder and decoder")
+    decoder_layerdrop: float = option(0.0, "probability of leaving out a decoder layer in an update")
+    enc_sine_pos: bool = option(True, "sin/cos positions at the encoder's input")
+    dec_sine_pos: bool = option(True, "sin/cos positions at the decoder's input")
 
 
 @dataclass
 class SsastFields(MaskingFields, EncoderFields):
     """Fields of the `ssast` model: `max_token_length` positions are learned."""
 
-    normalization: str = _help(
+    normalization: str = option(
         "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
     )
 
@@ -82,48 +83,54 @@ class SsastFields(MaskingFields, EncoderFields):
 class ClassifierFields(EncoderFields):
     """Fields of the `mae_ast_classifier` model: an encoder, mean-pooled, and one linear layer."""
 
-    normalization: str = _help(
+    normalization: str = option(
         "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
     )
-    positions: str = _help("sinusoidal", "sinusoidal (MAE-AST), learned (SSAST, AST) or none")
+    positions: str = option("sinusoidal", "sinusoidal (MAE-AST), learned (SSAST, AST) or none")
     labels: list[str] = field(
         default_factory=list, metadata={"help": "names of the classes in the order of the head; the task fills them in"}
     )
-    multi_label: bool = _help(False, "a clip may have many labels: probabilities by sigmoid; as task.multi_label")
-    head_dropout: float = _help(0.0, "dropout of the pooled features before the linear layer")
+    multi_label: bool = option(False, "a clip may have many labels: probabilities by sigmoid; as task.multi_label")
+    head_dropout: float = option(0.0, "dropout of the pooled features before the linear layer")
 
 
 @dataclass
-class PretrainingTaskFields:
-    """Fields of the `mae_ast_pretraining` task; sizes count samples at `sample_rate`."""
+class AudioTaskFields:
+    """Fields that every task has; sizes count samples at `sample_rate`."""
 
-    data_weights: Optional[str] = _help(
-        None, "share in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
-    )
-    sample_rate: int = _help(16_000, "rate in Hz of the model's input; files of other rates are resampled")
-    normalize: bool = _help(False, "waveforms to mean 0 and deviation 1, which scripts for HuBERT ask: always false")
-    feature_dim: int = _help(128, "number of log-Mel bands")
-    mask_type: str = _help("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
-    max_sample_size: Optional[int] = _help(None, "longer clips are cropped to this many samples")
-    min_sample_size: Optional[int] = _help(None, "shorter clips are left out, in samples")
-    max_keep_size: Optional[int] = _help(None, "longer clips are left out, in samples")
-    random_crop: bool = _help(True, "crop at a random place; false: keep the start")
-    pad_audio: bool = _help(False, "pad a batch to its longest clip; false: crop it to its shortest")
-    max_bad_fraction: float = _help(
+    sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
+    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's")
+    max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples")
+    min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples")
+    max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples")
+    random_crop: bool = option(True, "crop at a random place; false, and validation of classes: keep the start")
+    max_bad_fraction: float = option(
         0.01, "share of a manifest's files that may prove broken (and are replaced) before the run stops"
     )
-    rebuild_batches: bool = _help(
+    rebuild_batches: bool = option(
         True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
     )
-    persistent_workers: bool = _help(True, "loader workers live on between epochs")
+    persistent_workers: bool = option(True, "loader workers live on between epochs")
+
+
+@dataclass
+class PretrainingTaskFields(AudioTaskFields):
+    """Fields of the `mae_ast_pretraining` task."""
+
+    data_weights: Optional[str] = option(
+        None, "share in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
+    )
+    normalize: bool = option(False, "waveforms to mean 0 and deviation 1, which scripts for HuBERT ask: always false")
+    mask_type: str = option("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
+    pad_audio: bool = option(False, "pad a batch to its longest clip; false: crop it to its shortest")
 
 
 @dataclass
 class PretrainingCriterionFields:
     """Fields of the `mae_ast` criterion."""
 
-    reconstruction_weight: float = _help(10.0, "weight of the reconstruction error; 0: leave it out")
-    classification_weight: float = _help(1.0, "weight of InfoNCE; 0: leave it out")
+    reconstruction_weight: float = option(10.0, "weight of the reconstruction error; 0: leave it out")
+    classification_weight: float = option(1.0, "weight of InfoNCE; 0: leave it out")
 
 
 def require_choice(name: str, value: str, choices: Collection[str]) -> None:
@@ -201,17 +208,12 @@ def check_mae_ast(fields: MaeAstFields) -> None:
         )
 
 
-def check_pretraining_task(fields: PretrainingTaskFields) -> None:
-    """Raise ConfigError where a field of the pretraining task cannot be used."""
+def check_audio_task(fields: AudioTaskFields) -> None:
+    """Raise ConfigError where a field that every task has cannot be used."""
     if fields.sample_rate != 16_000:
         raise ConfigError(
             f"task.sample_rate: {fields.sample_rate} was given; expected 16000, the rate of the model's filterbank "
             "(files of any rate are resampled to it)"
-        )
-    if fields.normalize:
-        raise ConfigError(
-            "task.normalize: true was given; expected false: the filterbank takes waveforms as they are, and "
-            "model.normalization normalises what it gives"
         )
     require_positive("task.feature_dim", fields.feature_dim)
     for name in ("max_sample_size", "min_sample_size", "max_keep_size"):
@@ -224,13 +226,23 @@ def check_pretraining_task(fields: PretrainingTaskFields) -> None:
             f"task.max_keep_size: {longest} was given with task.min_sample_size={shortest}, which leaves no clip; "
             "raise it or lower the other"
         )
+    if not 0 <= fields.max_bad_fraction <= 1:
+        raise ConfigError(f"task.max_bad_fraction: {fields.max_bad_fraction} was given; expected 0 to 1 (0.01: 1 %)")
+
+
+def check_pretraining_task(fields: PretrainingTaskFields) -> None:
+    """Raise ConfigError where a field of the pretraining task cannot be used."""
+    check_audio_task(fields)
+    if fields.normalize:
+        raise ConfigError(
+            "task.normalize: true was given; expected false: the filterbank takes waveforms as they are, and "
+            "model.normalization normalises what it gives"
+        )
     if fields.mask_type == "random_mask_batched" and fields.pad_audio:
         raise ConfigError(
             "task.pad_audio: true was given with task.mask_type=random_mask_batched, which needs clips of one length; "
             "set task.pad_audio=false or task.mask_type=random_mask"
         )
-    if not 0 <= fields.max_bad_fraction <= 1:
-        raise ConfigError(f"task.max_bad_fraction: {fields.max_bad_fraction} was given; expected 0 to 1 (0.01: 1 %)")
 
 
 def check_pretraining_criterion(fields: PretrainingCriterionFields) -> None:

@@ -3,88 +3,68 @@
 As in `config.py`, the registered fairseq configs derive from these. The recipes are `examples/finetune_*.yaml`.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Optional
 
-from mae_ast_fairseq.config import ClassifierFields, require_positive
+from mae_ast_fairseq.config import (
+    AudioTaskFields,
+    ClassifierFields,
+    check_audio_task,
+    option,
+    require_positive,
+)
 from mae_ast_fairseq.errors import ConfigError
 
 
-def _help(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass
-class ClassificationTaskFields:
-    """Fields of the `mae_ast_classification` task; sizes count samples at `sample_rate`."""
+class ClassificationTaskFields(AudioTaskFields):
+    """Fields of the `mae_ast_classification` task."""
 
-    multi_label: bool = _help(False, "a clip may have any number of labels; false: exactly one")
-    sample_rate: int = _help(16_000, "rate in Hz of the model's input; files of other rates are resampled")
-    feature_dim: int = _help(128, "number of log-Mel bands; the pretrained model's")
-    max_sample_size: Optional[int] = _help(None, "longer clips are cropped to this many samples")
-    min_sample_size: Optional[int] = _help(None, "shorter clips are left out, in samples")
-    max_keep_size: Optional[int] = _help(None, "longer clips are left out, in samples")
-    fixed_size: Optional[int] = _help(
+    multi_label: bool = option(False, "a clip may have any number of labels; false: exactly one")
+    fixed_size: Optional[int] = option(
         None, "every clip is cropped or padded to this many samples; none: batches are as long as their longest clip"
     )
-    random_crop: bool = _help(True, "crop at a random place in training; false: keep the start, as validation does")
-    frequency_mask: int = _help(0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none")
-    time_mask: int = _help(0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none")
-    mixup: float = _help(0.0, "probability that a training clip is mixed with another, and their labels with it")
-    roll_seconds: float = _help(0.0, "training clips are rolled in time by at most so many seconds, either way")
-    label_smoothing: float = _help(0.0, "share of a training label that is spread over all classes")
-    balanced: bool = _help(False, "draw training clips with weights so that rare classes come as often as common ones")
-    max_bad_fraction: float = _help(
-        0.01, "share of a manifest's files that may prove broken (and are replaced) before the run stops"
-    )
-    rebuild_batches: bool = _help(
-        True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
-    )
-    persistent_workers: bool = _help(True, "loader workers live on between epochs")
+    frequency_mask: int = option(0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none")
+    time_mask: int = option(0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none")
+    mixup: float = option(0.0, "probability that a training clip is mixed with another, and their labels with it")
+    roll_seconds: float = option(0.0, "training clips are rolled in time by at most so many seconds, either way")
+    label_smoothing: float = option(0.0, "share of a training label that is spread over all classes")
+    balanced: bool = option(False, "draw training clips with weights so that rare classes come as often as common ones")
 
 
 @dataclass
 class FinetuningFields(ClassifierFields):
     """Fields of the `mae_ast_classifier` model as it is trained: those of the classifier, and how it learns."""
 
-    pretrained: Optional[str] = _help(
+    pretrained: Optional[str] = option(
         None, "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier); none: from scratch"
     )
-    freeze_finetune_updates: int = _help(
+    freeze_finetune_updates: int = option(
         0, "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe"
     )
-    layer_decay: float = _help(
+    layer_decay: float = option(
         1.0, "learning rate of each encoder layer, as a share of that of the layer above; 1: the same for all"
     )
-    head_lr_scale: float = _help(1.0, "learning rate of the head, as a multiple of optimization.lr")
+    head_lr_scale: float = option(1.0, "learning rate of the head, as a multiple of optimization.lr")
 
 
 @dataclass
 class ClassificationCriterionFields:
     """Fields of the `mae_ast_classification` criterion."""
 
-    loss: str = _help("cross_entropy", "cross_entropy (one label a clip) or binary_cross_entropy (any number of them)")
+    loss: str = option("cross_entropy", "cross_entropy (one label a clip) or binary_cross_entropy (any number of them)")
 
 
 def check_classification_task(fields: ClassificationTaskFields) -> None:
     """Raise ConfigError where a field of the classification task cannot be used; augmentation checks its own."""
-    if fields.sample_rate != 16_000:
-        raise ConfigError(
-            f"task.sample_rate: {fields.sample_rate} was given; expected 16000, the rate of the model's filterbank "
-            "(files of any rate are resampled to it)"
-        )
-    require_positive("task.feature_dim", fields.feature_dim)
-    for name in ("max_sample_size", "min_sample_size", "max_keep_size", "fixed_size"):
-        value = getattr(fields, name)
-        if value is not None:
-            require_positive(f"task.{name}", value)
+    check_audio_task(fields)
+    if fields.fixed_size is not None:
+        require_positive("task.fixed_size", fields.fixed_size)
     if fields.fixed_size is not None and fields.max_sample_size is not None:
         raise ConfigError(
             f"task.fixed_size: {fields.fixed_size} was given with task.max_sample_size={fields.max_sample_size}; "
             "expected one of them: set task.max_sample_size=null"
         )
-    if not 0 <= fields.max_bad_fraction <= 1:
-        raise ConfigError(f"task.max_bad_fraction: {fields.max_bad_fraction} was given; expected 0 to 1 (0.01: 1 %)")
 
 
 def check_finetuning(fields: FinetuningFields) -> None:

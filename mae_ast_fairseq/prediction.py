@@ -6,11 +6,11 @@ from typing import NamedTuple, Optional
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mae_ast_fairseq import fbank
 from mae_ast_fairseq.data.audio import DECODING_ERRORS, load_audio, open_audio, samples_at_16k, unreadable
 from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.features.encode import pad_waveforms
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
 
@@ -129,7 +129,7 @@ def _predict_batch(
     results: list[dict[int, Prediction] | AudioError],
 ) -> None:
     """Classify a batch of windows and put the predictions, or the error of a window's file, in their places."""
-    decoded: list[tuple[_Job, Tensor]] = []
+    decoded: list[tuple[_Job, np.ndarray]] = []
     for job in batch:
         if isinstance(results[job.file], AudioError):
             continue
@@ -146,18 +146,12 @@ def _predict_batch(
             result[job.place] = Prediction(job.window, values)
 
 
-def _load(clip: Clip, window: Window) -> Tensor:
-    return torch.from_numpy(
-        load_audio(clip.path, window.start, window.stop - window.start, clip.num_samples, clip.sample_rate)
-    )
+def _load(clip: Clip, window: Window) -> np.ndarray:
+    return load_audio(clip.path, window.start, window.stop - window.start, clip.num_samples, clip.sample_rate)
 
 
 @torch.no_grad()
-def classify(model: AudioClassifier, waveforms: Sequence[Tensor]) -> np.ndarray:
+def classify(model: AudioClassifier, waveforms: Sequence[np.ndarray | Tensor]) -> np.ndarray:
     """Return the probabilities [B, K], float32, of waveforms [S] at 16 kHz of any lengths, each as if alone."""
-    device = model.head.weight.device
-    source = pad_sequence(list(waveforms), batch_first=True).to(device)  # [B, S]
-    lengths = torch.tensor([len(waveform) for waveform in waveforms], device=device)
-    padding_mask = torch.arange(source.shape[1], device=device) >= lengths[:, None]  # [B, S]
-    logits = model(source, padding_mask if padding_mask.any() else None)
+    logits = model(*pad_waveforms(waveforms, model.head.weight.device))
     return model.probabilities(logits).cpu().numpy()

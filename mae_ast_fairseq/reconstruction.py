@@ -10,12 +10,8 @@ from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.masking import STRATEGIES, check_ratio
-from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.ssast import Ssast
+from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.tokens import MIN_TOKENS
-
-PretrainedModel = MaskedAutoencoder | Ssast
-"""The models that fill in what is masked."""
 
 
 class Reconstruction(NamedTuple):
@@ -44,7 +40,7 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(
-    model: PretrainedModel,
+    model: MaskedPredictor,
     frames: Tensor,
     ratio: float,
     mask_type: str,
@@ -109,7 +105,7 @@ def _of_patches(tokens: Tensor, patches: Tensor) -> Tensor:
     return tokens[..., None].expand(-1, -1, patches.shape[2])
 
 
-def _unmask(model: PretrainedModel, source: Tensor, masked: Tensor, prediction: Tensor) -> Tensor:
+def _unmask(model: MaskedPredictor, source: Tensor, masked: Tensor, prediction: Tensor) -> Tensor:
     """Put predicted patches [1, M, P] into the normalised spectrogram of [1, T, F] frames: [1, T', F]."""
     patches = model.patches(source)  # [1, L, P]
     return model.grid.unpatchify(patches.scatter(1, _of_patches(masked, patches), prediction.float()))

@@ -11,7 +11,6 @@ import numpy as np
 import soundfile as sf
 import torch
 from fairseq import tasks
-from fairseq.logging import progress_bar
 from fairseq_cli import train as fairseq_train
 from torch import nn
 
@@ -19,7 +18,7 @@ from mae_ast_fairseq.config import EncoderFields
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.tasks.classification import MaeAstClassificationTask
 from tests.tiny import PATCH
-from tests.training import config
+from tests.training import config, recorded
 
 PITCHES = {"low": 200.0, "middle": 800.0, "high": 3_000.0}
 RECIPE = "finetune_fsdd"
@@ -79,23 +78,8 @@ def finetune(data: Path | str, *overrides: str, recipe: str = RECIPE) -> Finetun
             prefix = f"{record.name}_"
             run.logged[record.name].append({key.removeprefix(prefix): float(value) for key, value in values})
 
-    def train_step(self: MaeAstClassificationTask, *args: Any, **kwargs: Any) -> Any:
-        result = original_step(self, *args, **kwargs)
-        run.losses.append(float(result[0]))
-        return result
-
-    original_step, original_level = MaeAstClassificationTask.train_step, progress_bar.logger.level
-    handler = logging.Handler()
-    handler.emit = keep  # type: ignore[method-assign]
-    progress_bar.logger.addHandler(handler)
-    progress_bar.logger.setLevel(logging.INFO)
-    MaeAstClassificationTask.train_step = train_step  # type: ignore[method-assign]
-    try:
+    with recorded(MaeAstClassificationTask, run.losses, keep):
         fairseq_train.main(config(recipe, f"task.data={data}", *QUICK, *overrides))
-    finally:
-        MaeAstClassificationTask.train_step = original_step  # type: ignore[method-assign]
-        progress_bar.logger.removeHandler(handler)
-        progress_bar.logger.setLevel(original_level)
     return run
 
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +11,7 @@ from fairseq import tasks, utils
 from fairseq.criterions import FairseqCriterion
 from fairseq.dataclass.initialize import add_defaults, hydra_init
 from fairseq.logging import progress_bar
+from fairseq.tasks import FairseqTask
 from fairseq_cli import train as fairseq_train
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -70,6 +73,29 @@ def config(recipe: str, *overrides: str) -> DictConfig:
     return cfg
 
 
+@contextmanager
+def recorded(task: type[FairseqTask], losses: list[float], keep: Callable[[logging.LogRecord], None]) -> Iterator[None]:
+    """Note the summed loss of every training batch of a task, and hand on what fairseq logs."""
+
+    def train_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original_step(self, *args, **kwargs)
+        losses.append(float(result[0]))
+        return result
+
+    original_step, original_level = task.train_step, progress_bar.logger.level
+    handler = logging.Handler()
+    handler.emit = keep  # type: ignore[method-assign]
+    progress_bar.logger.addHandler(handler)
+    progress_bar.logger.setLevel(logging.INFO)
+    task.train_step = train_step  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        task.train_step = original_step  # type: ignore[method-assign]
+        progress_bar.logger.removeHandler(handler)
+        progress_bar.logger.setLevel(original_level)
+
+
 def train(recipe: str, *overrides: str) -> Run:
     """Train as configured and return what happened."""
     run = Run([], [], [])
@@ -79,23 +105,8 @@ def train(recipe: str, *overrides: str) -> Run:
         if kept is not None:
             kept.append({key: float(value) for key, value in json.loads(record.getMessage()).items()})
 
-    def train_step(self: MaeAstPretrainingTask, *args: Any, **kwargs: Any) -> Any:
-        result = original_step(self, *args, **kwargs)
-        run.losses.append(float(result[0]))
-        return result
-
-    original_step, original_level = MaeAstPretrainingTask.train_step, progress_bar.logger.level
-    handler = logging.Handler()
-    handler.emit = keep  # type: ignore[method-assign]
-    progress_bar.logger.addHandler(handler)
-    progress_bar.logger.setLevel(logging.INFO)
-    MaeAstPretrainingTask.train_step = train_step  # type: ignore[method-assign]
-    try:
+    with recorded(MaeAstPretrainingTask, run.losses, keep):
         fairseq_train.main(config(recipe, *overrides))
-    finally:
-        MaeAstPretrainingTask.train_step = original_step  # type: ignore[method-assign]
-        progress_bar.logger.removeHandler(handler)
-        progress_bar.logger.setLevel(original_level)
     return run
 
 

@@ -12,6 +12,7 @@ from mae_ast_fairseq.benchmark.recipes import Recipe
 from mae_ast_fairseq.config import PretrainingCriterionFields
 from mae_ast_fairseq.criterions.pretraining import MaeAstCriterion
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.optim.fused_adam import parse_betas
 
 LEARNING_RATE = 1e-8
 """So small that noise for input trains nothing: the time of an update does not depend on it."""
@@ -127,12 +128,10 @@ def gradients_of(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _adam(recipe: Recipe, parameters: Sequence[Tensor], device: torch.device) -> torch.optim.Optimizer:
     section = recipe.config.optimizer
-    betas = section.get("adam_betas", (0.9, 0.98))
-    first, second = (float(beta) for beta in (betas.strip("()[] ").split(",") if isinstance(betas, str) else betas))
     return torch.optim.AdamW(
         list(parameters),
         lr=torch.tensor(LEARNING_RATE, device=device) if device.type == "cuda" else LEARNING_RATE,
-        betas=(first, second),
+        betas=parse_betas(section.get("adam_betas", (0.9, 0.98))),
         eps=float(section.get("adam_eps", 1e-6)),
         weight_decay=float(section.get("weight_decay", 0.0)),
         fused=True,

@@ -151,9 +151,9 @@ def _plan(args: argparse.Namespace, parts: frozenset[str]) -> Any:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for a number or an output that cannot be used."""
-    from mae_ast_fairseq.cli.device import PRECISIONS
     from mae_ast_fairseq.cli.output import prepare_folder
     from mae_ast_fairseq.plots import require_matplotlib
+    from mae_ast_fairseq.serving import PRECISIONS
 
     for name, (is_fine, expected) in LIMITS.items():
         given = getattr(args, name)

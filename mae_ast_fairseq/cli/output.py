@@ -15,3 +15,8 @@ def prepare_folder(option: str, folder: Path) -> None:
         raise ConfigError(f"{option} {folder}: cannot be made ({reason}); expected a folder to write in") from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} {folder}: may not be written; expected a folder to write in; choose another")
+
+
+def printable(name: str) -> str:
+    """Replace the bytes of a file name that are not UTF-8."""
+    return name.encode(errors="replace").decode()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.checkpoints import Checkpoint, build_model, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.output import prepare_folder
+from mae_ast_fairseq.cli.output import prepare_folder, printable
 from mae_ast_fairseq.config import ClassifierFields
 from mae_ast_fairseq.data.manifest import atomic_write, read_manifest
 from mae_ast_fairseq.data.scan import find_source
@@ -187,7 +187,7 @@ def _write_csv(path: Path, files: Sequence[dict[str, Any]]) -> None:
         for part, start, end, labels in _parts(file):
             for rank, entry in enumerate(labels, start=1):
                 probability = f"{entry['probability']:.6f}"
-                name = _printable(file["file"])
+                name = printable(file["file"])
                 writer.writerow([name, part, f"{start:.3f}", f"{end:.3f}", rank, entry["label"], probability])
     with atomic_write(path) as stream:
         stream.write(text.getvalue().encode())
@@ -197,7 +197,7 @@ def _as_table(summary: dict[str, Any]) -> str:
     rows = []
     for file in summary["files"]:
         for part, start, end, labels in _parts(file):
-            name = _printable(file["file"]) if part == "file" else ""
+            name = printable(file["file"]) if part == "file" else ""
             rows.append((name, f"{start:.2f}-{end:.2f}", [f"{x['label']} {x['probability']:.3f}" for x in labels]))
     if not rows:
         return "no file could be classified"
@@ -211,8 +211,3 @@ def _as_table(summary: dict[str, Any]) -> str:
     if any(len(file["windows"]) > 1 for file in summary["files"]):
         lines.append("the first line of a long file is the mean over its windows, which follow")
     return "\n".join(lines)
-
-
-def _printable(name: str) -> str:
-    """Replace the bytes of a file name that are not UTF-8."""
-    return name.encode(errors="replace").decode()

@@ -13,15 +13,17 @@ from tqdm import tqdm
 from mae_ast_fairseq import fbank, plots
 from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.output import prepare_folder
+from mae_ast_fairseq.cli.output import prepare_folder, printable
 from mae_ast_fairseq.config import MaskingFields, require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
+from mae_ast_fairseq.features.plan import min_seconds
 from mae_ast_fairseq.masking import STRATEGIES
 from mae_ast_fairseq.nn.build import build_grid
-from mae_ast_fairseq.reconstruction import PretrainedModel, Reconstruction, reconstruct
+from mae_ast_fairseq.nn.masked import MaskedPredictor
+from mae_ast_fairseq.reconstruction import Reconstruction, reconstruct
 from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
 
 HELP = "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores."
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     sources = _sources(args, settings, grid)
     waveforms = [_load(source, settings, grid) for source in sources]  # all are good before anything is written
     model = build_untrained(checkpoint, args.seed) if args.untrained else build_model(checkpoint)
-    model = cast(PretrainedModel, model.to(*check_device_arguments(args)))
+    model = cast(MaskedPredictor, model.to(*check_device_arguments(args)))
     prepare_folder("--out", args.out)
 
     weights = _weights(checkpoint, args.untrained)
@@ -167,7 +169,7 @@ def _sources(args: argparse.Namespace, settings: Settings, grid: TokenGrid) -> l
     if not len(usable):
         raise AudioError(
             f"{args.manifest}: none of its {len(manifest)} clips has {MIN_TOKENS} tokens of the model, "
-            f"{_min_seconds(grid):.3f} s; give longer clips or raise --max-seconds"
+            f"{min_seconds(grid, MIN_TOKENS):.3f} s; give longer clips or raise --max-seconds"
         )
     rows = _spread(usable, num_samples[usable], args.clips, generator(settings.seed, Stream.ORDER))
     return [
@@ -187,12 +189,6 @@ def _spread(rows: np.ndarray, num_samples: np.ndarray, count: int, draws: np.ran
     return rows[order[places]].tolist()
 
 
-def _min_seconds(grid: TokenGrid) -> float:
-    """Return the length of the shortest clip that has enough tokens."""
-    num_frames = grid.kernel[1] + (-(-MIN_TOKENS // grid.rows) - 1) * grid.stride[1]
-    return (fbank.FRAME_LENGTH + (num_frames - 1) * fbank.FRAME_SHIFT) / fbank.SAMPLE_RATE
-
-
 def _load(source: Source, settings: Settings, grid: TokenGrid) -> np.ndarray:
     """Decode a clip's start, [S] at 16 kHz; raises AudioError, also for one of too few tokens."""
     waveform = load_audio(
@@ -205,7 +201,8 @@ def _load(source: Source, settings: Settings, grid: TokenGrid) -> np.ndarray:
     if num_tokens < MIN_TOKENS:
         raise AudioError(
             f"{source.path}: {len(waveform) / fbank.SAMPLE_RATE:.3f} s of it give {num_tokens} tokens of the model; "
-            f"expected at least {MIN_TOKENS} ({_min_seconds(grid):.3f} s); give a longer clip or raise --max-seconds"
+            f"expected at least {MIN_TOKENS} ({min_seconds(grid, MIN_TOKENS):.3f} s); give a longer clip or raise "
+            "--max-seconds"
         )
     return waveform
 
@@ -213,7 +210,7 @@ def _load(source: Source, settings: Settings, grid: TokenGrid) -> np.ndarray:
 # --- one clip
 
 
-def _reconstruct(model: PretrainedModel, source: Source, waveform: np.ndarray, settings: Settings) -> Reconstruction:
+def _reconstruct(model: MaskedPredictor, source: Source, waveform: np.ndarray, settings: Settings) -> Reconstruction:
     return reconstruct(
         model,
         fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=model.grid.feature_dim),
@@ -227,7 +224,7 @@ def _reconstruct(model: PretrainedModel, source: Source, waveform: np.ndarray, s
 
 def _draw(picture: Path, source: Source, result: Reconstruction, weights: str) -> None:
     title = (
-        f"{_printable(Path(source.path).name)}: {weights}\n"
+        f"{printable(Path(source.path).name)}: {weights}\n"
         f"MSE {result.mse:.4f} (always guessing the mean: {result.baseline:.4f})   ·   "
         f"InfoNCE accuracy {result.accuracy:.1%} (chance {result.chance:.1%})"
     )
@@ -247,11 +244,6 @@ def _weights(checkpoint: Checkpoint, untrained: bool) -> str:
     if checkpoint.num_updates is None:
         return "trained model"
     return f"model trained for {checkpoint.num_updates:,} updates"
-
-
-def _printable(name: str) -> str:
-    """Replace the bytes of a file name that are not UTF-8."""
-    return name.encode(errors="replace").decode()
 
 
 # --- what is printed
@@ -274,7 +266,7 @@ def _summarize(
 
 def _as_table(summary: dict[str, Any]) -> str:
     clips = summary["clips"]
-    names = [_printable(clip["file"]) for clip in clips]
+    names = [printable(clip["file"]) for clip in clips]
     width = max(len(name) for name in [*names, "file"])
 
     def line(name: str, seconds: str, scores: dict[str, float]) -> str:
@@ -287,6 +279,6 @@ def _as_table(summary: dict[str, Any]) -> str:
             f"{'file':{width}}{'seconds':>9}{'mse':>9}{'baseline':>10}{'info_nce':>10}{'accuracy':>10}{'chance':>8}",
             *(line(name, f"{clip['seconds']:.2f}", clip) for name, clip in zip(names, clips, strict=True)),
             line("mean", "", summary["mean"]),
-            f"pictures ({len(clips)} PNG) in {_printable(summary['out'])}",
+            f"pictures ({len(clips)} PNG) in {printable(summary['out'])}",
         ]
     )

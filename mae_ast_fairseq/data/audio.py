@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import soundfile as sf
@@ -87,8 +87,11 @@ def open_audio(path: str | Path) -> Iterator[sf.SoundFile]:
             yield file
 
 
-def samples_at_16k(num_samples: int, sample_rate: int) -> int:
-    """Count the samples that a file of `num_samples` at `sample_rate` has at 16 kHz: the ceiling, exactly."""
+def samples_at_16k(num_samples: Any, sample_rate: Any) -> Any:
+    """Count the samples that a file of `num_samples` at `sample_rate` has at 16 kHz: the ceiling, exactly.
+
+    Takes and gives an int, or an integer array.
+    """
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
-from mae_ast_fairseq.data.audio import SAMPLE_RATE
+from mae_ast_fairseq.data.audio import SAMPLE_RATE, samples_at_16k
 from mae_ast_fairseq.errors import ManifestError
 
 MAX_SAMPLE_DIGITS = 14  # 10^14 samples are 198 years, and samples * 16000 stays inside int64
@@ -69,7 +69,7 @@ class Manifest:
         """Count each file's samples at 16 kHz: int64 [N], the ceiling of samples * 16000 / rate, exactly."""
         if (self.sample_rates == SAMPLE_RATE).all():
             return self.num_samples
-        return -(-self.num_samples * SAMPLE_RATE // self.sample_rates)
+        return samples_at_16k(self.num_samples, self.sample_rates)
 
     def path(self, row: int) -> str:
         """Return the path of a row's audio file, under the root."""

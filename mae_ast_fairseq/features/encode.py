@@ -122,13 +122,13 @@ def encode_waveforms(
     return [values[:, place, : 1 if encoding.pooled else count] for place, count in enumerate(num_tokens)]
 
 
-def pad_waveforms(waveforms: Sequence[np.ndarray], device: torch.device) -> tuple[Tensor, Optional[Tensor]]:
+def pad_waveforms(waveforms: Sequence[np.ndarray | Tensor], device: torch.device) -> tuple[Tensor, Optional[Tensor]]:
     """Pad waveforms to [B, S] with a mask [B, S], True = padding, or None where all are of one length."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     longest = int(lengths.max())
     source = torch.zeros(len(waveforms), longest)
     for row, waveform in zip(source, waveforms, strict=True):
-        row[: len(waveform)] = torch.from_numpy(waveform)
+        row[: len(waveform)] = torch.as_tensor(waveform)
     source = source.to(device)
     if int(lengths.min()) == longest:
         return source, None

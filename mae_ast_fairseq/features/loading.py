@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from mae_ast_fairseq.data.audio import SAMPLE_RATE, load_audio
+from mae_ast_fairseq.data.audio import load_audio, samples_at_16k
 from mae_ast_fairseq.data.scan import probe
 from mae_ast_fairseq.errors import AudioError
 
@@ -64,7 +64,7 @@ class FileList:
     @property
     def num_samples_at_16k(self) -> np.ndarray:
         """Count each file's samples at 16 kHz: int64 [N]."""
-        return -(-self.num_samples * SAMPLE_RATE // self.sample_rates)
+        return samples_at_16k(self.num_samples, self.sample_rates)
 
     def path(self, row: int) -> str:
         """Return the path of a file."""

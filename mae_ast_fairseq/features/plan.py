@@ -83,9 +83,9 @@ def tokens_of(seconds: float, grid: TokenGrid) -> int:
     return max(1, int(seconds * SAMPLE_RATE / (grid.stride[1] * fbank.FRAME_SHIFT))) * grid.rows
 
 
-def min_seconds(grid: TokenGrid) -> float:
-    """Return the length of the shortest clip that has a token."""
-    return int(_samples_of_columns(np.array(1), grid)) / SAMPLE_RATE
+def min_seconds(grid: TokenGrid, num_tokens: int = 1) -> float:
+    """Return the length of the shortest clip that has so many tokens."""
+    return int(_samples_of_columns(np.array(-(-num_tokens // grid.rows)), grid)) / SAMPLE_RATE
 
 
 def _samples_of_columns(columns: np.ndarray, grid: TokenGrid) -> np.ndarray:

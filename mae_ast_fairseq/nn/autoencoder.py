@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mae_ast_fairseq.draws import Stream
-from mae_ast_fairseq.nn.encoder import Predictions, SpectrogramEncoder
+from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.nn.positions import Positions
-from mae_ast_fairseq.nn.transformer import TransformerStack, gather_tokens, scatter_tokens
+from mae_ast_fairseq.nn.transformer import TransformerStack, scatter_tokens
 
 
-class MaskedAutoencoder(SpectrogramEncoder):
+class MaskedAutoencoder(MaskedPredictor):
     """MAE-AST: encodes the visible tokens of a log-Mel spectrogram and predicts the masked ones.
 
     Args:
@@ -34,46 +34,13 @@ class MaskedAutoencoder(SpectrogramEncoder):
         **encoder_arguments: Any,
     ):
         super().__init__(**encoder_arguments)
-        self.grid.require_no_overlap()
         self.post_enc_proj = nn.Linear(self.width, decoder_width) if project_encoded else None
         self.decoder_mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.rand(decoder_width))
         self.decoder_positions = decoder_positions
         self.decoder: Optional[TransformerStack] = decoder
         self.decoder_layer_drop = decoder_layer_drop
-        self.final_proj_reconstruction: Optional[nn.Linear] = nn.Linear(decoder_width, self.grid.patch_size)
-        self.final_proj_classification: Optional[nn.Linear] = nn.Linear(decoder_width, self.grid.patch_size)
-
-    def forward(
-        self,
-        source: Tensor,
-        padding_mask: Optional[Tensor] = None,
-        visible: Optional[Tensor] = None,
-        masked: Optional[Tensor] = None,
-        visible_padding_mask: Optional[Tensor] = None,
-        masked_padding_mask: Optional[Tensor] = None,
-    ) -> Predictions:
-        """Predict the masked tokens from the visible ones.
-
-        Args:
-            source: [B, T, F] float32 log-Mel frames, not normalised.
-            padding_mask: [B, T] bool, True = padding; None where nothing is padded.
-            visible: [B, V] token indices, ascending.
-            masked: [B, M] token indices, ascending.
-            visible_padding_mask: [B, V] bool, True = padding; None where nothing is padded.
-            masked_padding_mask: [B, M] bool, the same for `masked`.
-        """
-        assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
-        patches = self.patches(source, padding_mask)
-        tokens_mask = self.token_padding_mask(padding_mask)
-        encoded = self.encode(*self.embed_visible(patches, visible, visible_padding_mask, tokens_mask))
-        decoded = self.forward_decoder(encoded, patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
-        assert self.final_proj_reconstruction is not None and self.final_proj_classification is not None
-        return Predictions(
-            reconstruction=self.final_proj_reconstruction(decoded),
-            classification=self.final_proj_classification(decoded),
-            target=gather_tokens(patches, masked),
-            padding_mask=masked_padding_mask,
-        )
+        self.final_proj_reconstruction = nn.Linear(decoder_width, self.grid.patch_size)
+        self.final_proj_classification = nn.Linear(decoder_width, self.grid.patch_size)
 
     def forward_decoder(
         self,
@@ -100,9 +67,8 @@ class MaskedAutoencoder(SpectrogramEncoder):
 
     def remove_pretraining_modules(self) -> None:
         """Drop the decoder and the heads, which only pretraining needs."""
+        super().remove_pretraining_modules()
         self.decoder = None
         self.decoder_mask_emb = None
         self.post_enc_proj = None
         self.decoder_positions = None
-        self.final_proj_reconstruction = None
-        self.final_proj_classification = None

@@ -14,19 +14,6 @@ from mae_ast_fairseq.nn.transformer import TransformerStack, gather_tokens
 from mae_ast_fairseq.tokens import TokenGrid
 
 
-class Predictions(NamedTuple):
-    """What pretraining compares, at the masked tokens in ascending order."""
-
-    reconstruction: Tensor
-    """[B, M, P] output of the reconstruction head"""
-    classification: Tensor
-    """[B, M, P] output of the classification head"""
-    target: Tensor
-    """[B, M, P] float32 normalised patch values"""
-    padding_mask: Optional[Tensor]
-    """[B, M] bool, True = padding; None where nothing is padded"""
-
-
 class Features(NamedTuple):
     """Features of tokens, as HuBERT's `extract_features` returns them."""
 
@@ -122,9 +109,17 @@ class SpectrogramEncoder(nn.Module):
         tokens = self.project(patches)
         if masking:
             tokens = self.dropout_input(tokens)
-        if self.positions is not None:
-            tokens = self.positions(tokens, num_tokens, indices, padding_mask)
-        return tokens
+        return self.add_positions(tokens, num_tokens, indices, padding_mask)
+
+    def add_positions(
+        self,
+        tokens: Tensor,
+        num_tokens: int,
+        indices: Optional[Tensor] = None,
+        padding_mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Add positions to tokens [B, N, C], which stand at `indices` [B, N] of L tokens; none where there are none."""
+        return tokens if self.positions is None else self.positions(tokens, num_tokens, indices, padding_mask)
 
     def embed_visible(
         self,

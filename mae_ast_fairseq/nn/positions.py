@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-INITIAL_DEVIATION = 0.02
+from mae_ast_fairseq.nn.transformer import INITIAL_DEVIATION
 
 
 def sinusoidal_positions(num_positions: int, width: int) -> Tensor:
@@ -16,6 +16,13 @@ def sinusoidal_positions(num_positions: int, width: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
     angle = position * frequency  # [N, C / 2]
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # [N, C / 2, 2] -> [N, C]
+
+
+def _add(tokens: Tensor, positions: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
+    """Add positions to tokens [B, N, C], zero at padding."""
+    if padding_mask is not None:
+        positions = positions.masked_fill(padding_mask[..., None], 0.0)
+    return tokens + positions.to(tokens.dtype)
 
 
 class SinusoidalPositions(nn.Module):
@@ -54,10 +61,7 @@ class SinusoidalPositions(nn.Module):
             padding_mask: [B, N] bool, True = padding, which is given position zero.
         """
         table = self._table(num_tokens)
-        positions = table if indices is None else table[indices]  # [L, C] or [B, N, C]
-        if padding_mask is not None:
-            positions = positions.masked_fill(padding_mask[..., None], 0.0)
-        return tokens + positions.to(tokens.dtype)
+        return _add(tokens, table if indices is None else table[indices], padding_mask)  # [L, C] or [B, N, C]
 
 
 class LearnedPositions(nn.Module):
@@ -96,9 +100,7 @@ class LearnedPositions(nn.Module):
             positions = self._stretched(num_tokens, lengths)  # [1, L, C] or [B, L, C]
         if indices is not None:
             positions = positions.reshape(num_tokens, -1)[indices]  # [B, N, C]
-        if padding_mask is not None:
-            positions = positions.masked_fill(padding_mask[..., None], 0.0)
-        return tokens + positions.to(tokens.dtype)
+        return _add(tokens, positions, padding_mask)
 
     def _stretched(self, num_tokens: int, lengths: Optional[Tensor]) -> Tensor:
         """Interpolate for clips of `lengths` [B] tokens, or one of `num_tokens`: [B, L, C] or [1, L, C]."""

@@ -9,11 +9,12 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.encoder import Features, Predictions, SpectrogramEncoder
+from mae_ast_fairseq.nn.encoder import Features
+from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.nn.transformer import INITIAL_DEVIATION, gather_tokens, scatter_tokens
 
 
-class Ssast(SpectrogramEncoder):
+class Ssast(MaskedPredictor):
     """SSAST: encodes the full sequence, one learned embedding in the masked tokens' place, and predicts those.
 
     Args: those of SpectrogramEncoder; its grid is without overlap.
@@ -21,33 +22,21 @@ class Ssast(SpectrogramEncoder):
 
     def __init__(self, **encoder_arguments: Any):
         super().__init__(**encoder_arguments)
-        self.grid.require_no_overlap()
         self.mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_DEVIATION))
-        self.final_proj_reconstruction: Optional[nn.Module] = _head(self.width, self.grid.patch_size)
-        self.final_proj_classification: Optional[nn.Module] = _head(self.width, self.grid.patch_size)
+        self.final_proj_reconstruction = _head(self.width, self.grid.patch_size)
+        self.final_proj_classification = _head(self.width, self.grid.patch_size)
 
-    def forward(
+    def forward_decoder(
         self,
-        source: Tensor,
-        padding_mask: Optional[Tensor] = None,
-        visible: Optional[Tensor] = None,
-        masked: Optional[Tensor] = None,
-        visible_padding_mask: Optional[Tensor] = None,
-        masked_padding_mask: Optional[Tensor] = None,
-    ) -> Predictions:
-        """Predict the masked tokens; arguments as MaskedAutoencoder.forward has them."""
-        assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
-        patches = self.patches(source, padding_mask)
-        tokens_mask = self.token_padding_mask(padding_mask)
-        encoded = self.encode(*self.embed_visible(patches, visible, visible_padding_mask, tokens_mask))
-        predicted = gather_tokens(encoded, masked)  # [B, M, C]
-        assert self.final_proj_reconstruction is not None and self.final_proj_classification is not None
-        return Predictions(
-            reconstruction=self.final_proj_reconstruction(predicted),
-            classification=self.final_proj_classification(predicted),
-            target=gather_tokens(patches, masked),
-            padding_mask=masked_padding_mask,
-        )
+        encoded: Tensor,
+        num_tokens: int,
+        visible: Tensor,
+        visible_padding_mask: Optional[Tensor],
+        masked: Tensor,
+        token_padding_mask: Optional[Tensor],
+    ) -> Tensor:
+        """Pick the masked ones of all encoded tokens: there is no decoder."""
+        return gather_tokens(encoded, masked)
 
     def embed_visible(
         self,
@@ -61,16 +50,13 @@ class Ssast(SpectrogramEncoder):
         num_tokens = patches.shape[1]
         projected = self.project(gather_tokens(patches, visible))
         tokens = scatter_tokens(self.mask_emb, projected, num_tokens, visible, visible_padding_mask)
-        tokens = self.dropout_input(tokens)
-        if self.positions is not None:
-            tokens = self.positions(tokens, num_tokens, padding_mask=token_padding_mask)
+        tokens = self.add_positions(self.dropout_input(tokens), num_tokens, padding_mask=token_padding_mask)
         return Features(tokens, token_padding_mask)
 
     def remove_pretraining_modules(self) -> None:
         """Drop the mask embedding and the heads, which only pretraining needs."""
+        super().remove_pretraining_modules()
         self.mask_emb = None
-        self.final_proj_reconstruction = None
-        self.final_proj_classification = None
 
 
 def _head(width: int, patch_size: int) -> nn.Sequential:

@@ -100,6 +100,18 @@ class AudioTask(FairseqTask):
         # A released checkpoint's config lacks what some fields of ours point at.
         return OmegaConf.select(self.cfg, name, throw_on_resolution_failure=False)
 
+    def _clip_settings(self, cfg: Any, split: str) -> dict[str, Any]:
+        """Return the keywords that a dataset of either task takes; all but `dataset.train_subset` validate."""
+        return {
+            "grid": self.grid,
+            "seed": cfg.seed,
+            "training": split == self._train_subset,
+            "max_sample_size": cfg.max_sample_size,
+            "min_sample_size": cfg.min_sample_size,
+            "max_keep_size": cfg.max_keep_size,
+            "random_crop": cfg.random_crop,
+        }
+
     @property
     def _train_subset(self) -> str:
         return self._setting("train_subset") or "train"

@@ -169,17 +169,11 @@ class MaeAstClassificationTask(AudioTask):
         self.datasets[split] = LabelledAudioDataset(
             join(manifests),
             join_labels(labels),
-            grid=self.grid,
             multi_label=cfg.multi_label,
-            seed=cfg.seed,
-            training=split == self._train_subset,
-            max_sample_size=cfg.max_sample_size,
-            min_sample_size=cfg.min_sample_size,
-            max_keep_size=cfg.max_keep_size,
-            random_crop=cfg.random_crop,
             fixed_size=cfg.fixed_size,
             augmentation=self._augmentation,
             balanced=cfg.balanced,
+            **self._clip_settings(cfg, split),
         )
 
     # --- steps

@@ -63,7 +63,7 @@ class LayerwiseAdamConfig(FusedAdamConfig):
 
 @register_optimizer("layerwise_adam", dataclass=LayerwiseAdamConfig)
 class LayerwiseAdam(FusedAdam):
-    """The fused Adam, that gives each parameter the schedule's learning rate times the factor that is written on it."""
+    """The fused Adam that gives each parameter the schedule's learning rate times the factor that is written on it."""
 
     @plain_errors
     def __init__(self, cfg: LayerwiseAdamConfig, params: Iterable[Any]):

@@ -59,16 +59,10 @@ class MaeAstPretrainingTask(AudioTask):
         folders = data_folders(cfg.data)
         self.datasets[split] = MaskedAudioDataset(
             join([read_checked(folder / f"{split}.tsv") for folder in folders]),
-            grid=self.grid,
             mask_type=cfg.mask_type,
             mask_ratio=self.model_cfg.random_mask_prob,
             mask_length=self.model_cfg.mask_length,
-            seed=cfg.seed,
-            training=split == self._train_subset,
-            max_sample_size=cfg.max_sample_size,
-            min_sample_size=cfg.min_sample_size,
-            max_keep_size=cfg.max_keep_size,
-            random_crop=cfg.random_crop,
             pad_audio=cfg.pad_audio,
             weights=read_weights(cfg.data_weights, len(folders)),
+            **self._clip_settings(cfg, split),
         )

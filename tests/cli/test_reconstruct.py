@@ -11,13 +11,13 @@ import soundfile as sf
 import torch
 
 from mae_ast_fairseq import fbank, plots
-from mae_ast_fairseq.checkpoints import load_autoencoder
+from mae_ast_fairseq.checkpoints import build_model, load_autoencoder, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.masking import chunk_mask
 from mae_ast_fairseq.reconstruction import reconstruct
-from tests.test_checkpoints import save_tiny_checkpoint
+from tests.test_checkpoints import save_checkpoint, save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.tiny import FRAME
 
@@ -280,3 +280,15 @@ def test_an_out_that_is_a_file_is_named(corpus, checkpoint, capsys) -> None:
 def test_without_matplotlib_it_says_how_to_install_it(corpus, checkpoint, message, monkeypatch) -> None:
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
     assert "pip install 'mae_ast_fairseq[plot]'" in message(checkpoint, corpus / "00.wav")
+
+
+def test_ssast_is_drawn_too_and_a_classifier_is_refused(corpus, tmp_path, run, message) -> None:
+    assert "fills in nothing; expected a checkpoint of pretraining" in message(
+        save_checkpoint(tmp_path / "classifier.pt", "mae_ast_classifier"), corpus / "00.wav"
+    )
+    path = save_checkpoint(tmp_path / "ssast.pt", "ssast")
+    (clip,) = run(path, corpus / "00.wav", "--seed", 7)["clips"]
+    frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
+    draws = generator(7, Stream.MASK, index=0)
+    expected = reconstruct(build_model(read_checkpoint(path)), frames, 0.75, "random_mask", draws)
+    assert (clip["mse"], clip["info_nce"]) == (expected.mse, expected.info_nce)

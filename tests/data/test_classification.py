@@ -13,6 +13,7 @@ from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.tokens import TokenGrid
+from tests.data.batches import batch_of, equal
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 CLASSES = Vocabulary(("cat", "dog", "owl"))
@@ -41,17 +42,6 @@ def make(corpus, tmp_path):
         return LabelledAudioDataset(manifest, labels, **(arguments | changes))
 
     return make_dataset
-
-
-def batch_of(dataset, indices=range(6)):
-    return dataset.collater([dataset[index] for index in indices])
-
-
-def equal(one, other):
-    """Whether two batches are the same to the bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    return torch.equal(one, other) if torch.is_tensor(one) else one == other
 
 
 def test_a_batch_has_the_fields_of_the_contract(make):

@@ -9,6 +9,7 @@ from mae_ast_fairseq.data.dataset import MaskedAudioDataset
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.tokens import TokenGrid
+from tests.data.batches import batch_of, equal
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 FRAMES = TokenGrid(feature_dim=128, kernel=(128, 2), stride=(128, 2))
@@ -25,17 +26,6 @@ def make(corpus, split="train", **changes):
         "max_sample_size": 16_000,
     }
     return MaskedAudioDataset(read_manifest(corpus / f"{split}.tsv"), **(arguments | changes))
-
-
-def batch_of(dataset, indices=range(6)):
-    return dataset.collater([dataset[index] for index in indices])
-
-
-def equal(one, other):
-    """Whether two batches are the same to the bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    return torch.equal(one, other) if torch.is_tensor(one) else one == other
 
 
 def test_a_batch_has_the_fields_of_the_contract(corpus):

@@ -1,16 +1,19 @@
 """MAE-AST again, written as plainly as can be: one clip at a time, no padding, no gathering, explicit softmax."""
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae_ast_fairseq.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.nn.positions import sinusoidal_positions
 from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.nn.transformer import SelfAttention, TransformerLayer, TransformerStack
+from tests.tiny import alone, tiny_batch
 
 
 class Outputs(NamedTuple):
@@ -112,3 +115,20 @@ def ssast(model: Ssast, frames: Tensor, visible: Tensor, masked: Tensor) -> Outp
         head(model.final_proj_classification),
         values[masked],
     )
+
+
+def assert_losses_do_not_depend_on_the_batch(model: MaskedPredictor, lengths: tuple[int, ...]) -> None:
+    """Compare both losses of clips of `lengths` frames, padded in one batch, with those of each by itself."""
+
+    def losses(batch: dict[str, Any]) -> Tensor:
+        reconstruction, classification, target, padding_mask = model(**batch)
+        error = reconstruction_error(reconstruction, target, padding_mask)
+        return torch.stack([error, info_nce(classification, target, padding_mask).loss])
+
+    batch = tiny_batch(model.grid, lengths)
+    together = losses(batch)
+    for row in range(len(lengths)):
+        by_itself = losses(alone(batch, row))[:, 0]
+        num_masked = by_itself.shape[1]
+        torch.testing.assert_close(together[:, row, :num_masked], by_itself, atol=1e-5, rtol=1e-5)
+        assert not together[:, row, num_masked:].any()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mae_ast_fairseq.draws import Stream
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import autoencoder_arguments
 from mae_ast_fairseq.nn.normalization import STATISTICS
@@ -77,19 +76,7 @@ def test_forward_equals_the_plain_reference(recipe: str, lengths: tuple[int, ...
 @pytest.mark.parametrize("normalization", sorted(STATISTICS))
 def test_losses_of_a_clip_do_not_depend_on_its_batch(grid: dict, normalization: str) -> None:
     model = tiny_autoencoder(**grid, normalization=normalization)
-    batch = tiny_batch(model.grid, LENGTHS["padded"])
-
-    def losses(batch: dict[str, Any]) -> Tensor:
-        reconstruction, classification, target, padding_mask = model(**batch)
-        error = reconstruction_error(reconstruction, target, padding_mask)
-        return torch.stack([error, info_nce(classification, target, padding_mask).loss])
-
-    together = losses(batch)
-    for row in range(len(LENGTHS["padded"])):
-        by_itself = losses(alone(batch, row))[:, 0]
-        num_masked = by_itself.shape[1]
-        torch.testing.assert_close(together[:, row, :num_masked], by_itself, atol=1e-5, rtol=1e-5)
-        assert not together[:, row, num_masked:].any()
+    reference.assert_losses_do_not_depend_on_the_batch(model, LENGTHS["padded"])
 
 
 def test_decoder_sees_mask_embeddings_where_masked_and_positions_up_to_padding() -> None:

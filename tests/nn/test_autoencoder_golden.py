@@ -6,8 +6,9 @@ from torch import Tensor
 
 from mae_ast_fairseq.config import MaeAstFields
 from mae_ast_fairseq.losses import info_nce, reconstruction_error
-from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, Predictions
+from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import autoencoder_arguments
+from mae_ast_fairseq.nn.masked import Predictions
 from tests.tiny import golden_checkpoint, golden_values
 
 UNUSED = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")

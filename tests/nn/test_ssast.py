@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mae_ast_fairseq.config import SsastFields
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.normalization import STATISTICS
 from tests.nn import reference
@@ -52,18 +51,7 @@ def test_outputs_and_gradients_equal_the_plain_reference(recipe: str, lengths: t
 @pytest.mark.parametrize("max_token_length", [256, 24], ids=["cut", "stretched"])
 def test_losses_of_a_clip_do_not_depend_on_its_batch(grid: dict, normalization: str, max_token_length: int) -> None:
     model = tiny_ssast(**grid, normalization=normalization, max_token_length=max_token_length)
-    batch = tiny_batch(model.grid, LENGTHS["padded"])
-
-    def losses(batch: dict[str, Any]) -> Tensor:
-        reconstruction, classification, target, padding_mask = model(**batch)
-        error = reconstruction_error(reconstruction, target, padding_mask)
-        return torch.stack([error, info_nce(classification, target, padding_mask).loss])
-
-    together = losses(batch)
-    for row in range(len(LENGTHS["padded"])):
-        by_itself = losses(alone(batch, row))[:, 0]
-        num_masked = by_itself.shape[1]
-        torch.testing.assert_close(together[:, row, :num_masked], by_itself, atol=1e-5, rtol=1e-5)
+    reference.assert_losses_do_not_depend_on_the_batch(model, LENGTHS["padded"])
 
 
 def test_the_encoder_sees_every_token_and_nothing_of_the_masked_ones() -> None:

@@ -1,9 +1,6 @@
 """Figures are those of the whole set, however it was cut into batches and shared out among processes."""
 
 import re
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from mae_ast_fairseq.metrics import METRICS
 from mae_ast_fairseq.tasks.validation import Scored, WholeSet, gather
 from tests.finetuning import QUICK, RECIPE, finetune, write_tones
-from tests.training import EXAMPLES
+from tests.processes import run_two
 
 DRAWS = np.random.default_rng(0)
 SCORES = torch.from_numpy(DRAWS.random((20, 4), dtype=np.float32))
@@ -55,40 +52,6 @@ def test_one_process_gathers_its_own():
     assert gather(SCORES, torch.device("cpu")) is SCORES
 
 
-# fairseq gathers small objects in a buffer that it wants on a GPU; without one, tests put it on the CPU.
-CODE = """
-import torch
-from fairseq.distributed import utils
-from fairseq_cli.hydra_train import cli_main
-utils.all_gather_list._buffer = utils.all_gather_list._cpu_buffer = torch.ByteTensor(1 << 16)
-cli_main()
-"""
-
-
-def run_two(data, folder, *overrides):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable, "-c", CODE, "--config-dir", EXAMPLES, "--config-name", RECIPE,
-                f"task.data={data}", f"hydra.run.dir={folder}/{rank}", "checkpoint.no_save=true",
-                "dataset.num_workers=0", "dataset.data_buffer_size=0", "common.log_format=json",
-                f"distributed_training.distributed_init_method=tcp://127.0.0.1:{port}",
-                f"distributed_training.distributed_rank={rank}", "distributed_training.distributed_world_size=2",
-                "distributed_training.distributed_no_spawn=true", "distributed_training.distributed_backend=gloo",
-                *overrides,
-            ],
-            cwd=EXAMPLES.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
-    return outputs
-
-
 @pytest.mark.slow
 def test_two_processes_measure_what_one_does(tmp_path):
     # 9 clips in batches of 2: the first process has three of five batches, the second two and a filler.
@@ -99,7 +62,8 @@ def test_two_processes_measure_what_one_does(tmp_path):
         "dataset.batch_size=4", "dataset.batch_size_valid=2", "dataset.valid_subset='valid,other'",
         "optimization.max_update=1", "optimization.lr=[0]", "task.roll_seconds=0",
     )  # fmt: skip
-    outputs = run_two(data, tmp_path, *QUICK, *settings)
+    codes, outputs = run_two(RECIPE, data, tmp_path, "common.log_format=json", *QUICK, *settings)
+    assert codes == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
     expected = finetune(data, *settings).logged
     for subset in ("valid", "other"):
         for name in METRICS:

@@ -1,6 +1,5 @@
 """`mae-ast extract` from clips to features on disk: its layouts, its restarts, and its errors."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -25,42 +24,6 @@ TOLERANCE = 1e-5
 def each_grid(request, tmp_path: Path) -> Path:
     """A checkpoint of patch tokens, and then one of frame tokens."""
     return save_tiny_checkpoint(tmp_path / "tiny.pt", **request.param)
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return save_tiny_checkpoint(tmp_path / "tiny.pt", **FRAME)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def run(capsys, out: Path):
-    """A function that runs the command with --json and returns what it printed."""
-
-    def summary(*argv: object, code: int = 0) -> dict:
-        assert main(["extract", *map(str, argv), "--out", str(out), "--json"]) == code
-        return json.loads(capsys.readouterr().out)
-
-    return summary
-
-
-@pytest.fixture
-def message(capsys, out: Path):
-    """A function that runs the command and returns the one line with which it refuses."""
-
-    def refusal(*argv: object) -> str:
-        assert main(["extract", *map(str, argv), "--out", str(out)]) == 2
-        printed, err = capsys.readouterr()
-        assert printed == ""
-        assert err.startswith("mae-ast extract: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("mae-ast extract: ")
-
-    return refusal
 
 
 def alone(checkpoint: Path, paths: list[str], layer: int | None = None) -> list[np.ndarray]:

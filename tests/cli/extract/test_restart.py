@@ -1,6 +1,5 @@
 """`mae-ast extract` stopped and started again: it goes on, never leaves a half file, and notices other settings."""
 
-import json
 import os
 import subprocess
 import sys
@@ -12,46 +11,9 @@ import pytest
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.features import extract as extraction
 from mae_ast_fairseq.features import loading
-from tests.cli.test_extract import alone, assert_all_close, paths_of, read_hubert, spoil
+from tests.cli.extract.test_extract import alone, assert_all_close, paths_of, read_hubert, spoil
 from tests.test_checkpoints import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
-from tests.tiny import FRAME
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
-    return save_tiny_checkpoint(tmp_path / "tiny.pt", **FRAME)
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def run(capsys, out: Path):
-    """A function that runs the command with --json and returns what it printed."""
-
-    def summary(*argv: object, code: int = 0) -> dict:
-        assert main(["extract", *map(str, argv), "--out", str(out), "--json"]) == code
-        return json.loads(capsys.readouterr().out)
-
-    return summary
-
-
-@pytest.fixture
-def message(capsys, out: Path):
-    """A function that runs the command and returns the one line with which it refuses."""
-
-    def refusal(*argv: object) -> str:
-        assert main(["extract", *map(str, argv), "--out", str(out)]) == 2
-        printed, err = capsys.readouterr()
-        assert printed == ""
-        assert err.startswith("mae-ast extract: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("mae-ast extract: ")
-
-    return refusal
 
 
 class Kill(BaseException):

@@ -1,0 +1,89 @@
+"""What models that are pretrained have in common: some tokens are hidden, and two heads predict them."""
+
+from abc import abstractmethod
+from typing import Any, NamedTuple, Optional
+
+from torch import Tensor, nn
+
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.transformer import gather_tokens
+
+
+class Predictions(NamedTuple):
+    """What pretraining compares, at the masked tokens in ascending order."""
+
+    reconstruction: Tensor
+    """[B, M, P] output of the reconstruction head"""
+    classification: Tensor
+    """[B, M, P] output of the classification head"""
+    target: Tensor
+    """[B, M, P] float32 normalised patch values"""
+    padding_mask: Optional[Tensor]
+    """[B, M] bool, True = padding; None where nothing is padded"""
+
+
+class MaskedPredictor(SpectrogramEncoder):
+    """Encodes what a mask leaves of a spectrogram, and predicts the masked tokens by two heads.
+
+    A subclass makes the heads, [..., C] -> [..., P] each.
+
+    Args: those of SpectrogramEncoder; its grid is without overlap.
+    """
+
+    final_proj_reconstruction: Optional[nn.Module]
+    """predicts the patch itself"""
+    final_proj_classification: Optional[nn.Module]
+    """predicts what InfoNCE compares with the patches"""
+
+    def __init__(self, **encoder_arguments: Any):
+        super().__init__(**encoder_arguments)
+        self.grid.require_no_overlap()
+
+    def forward(
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        visible: Optional[Tensor] = None,
+        masked: Optional[Tensor] = None,
+        visible_padding_mask: Optional[Tensor] = None,
+        masked_padding_mask: Optional[Tensor] = None,
+    ) -> Predictions:
+        """Predict the masked tokens from the visible ones.
+
+        Args:
+            source: [B, T, F] float32 log-Mel frames, not normalised.
+            padding_mask: [B, T] bool, True = padding; None where nothing is padded.
+            visible: [B, V] token indices, ascending.
+            masked: [B, M] token indices, ascending.
+            visible_padding_mask: [B, V] bool, True = padding; None where nothing is padded.
+            masked_padding_mask: [B, M] bool, the same for `masked`.
+        """
+        assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
+        patches = self.patches(source, padding_mask)
+        tokens_mask = self.token_padding_mask(padding_mask)
+        encoded = self.encode(*self.embed_visible(patches, visible, visible_padding_mask, tokens_mask))
+        decoded = self.forward_decoder(encoded, patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
+        assert self.final_proj_reconstruction is not None and self.final_proj_classification is not None
+        return Predictions(
+            reconstruction=self.final_proj_reconstruction(decoded),
+            classification=self.final_proj_classification(decoded),
+            target=gather_tokens(patches, masked),
+            padding_mask=masked_padding_mask,
+        )
+
+    @abstractmethod
+    def forward_decoder(
+        self,
+        encoded: Tensor,
+        num_tokens: int,
+        visible: Tensor,
+        visible_padding_mask: Optional[Tensor],
+        masked: Tensor,
+        token_padding_mask: Optional[Tensor],
+    ) -> Tensor:
+        """Turn what the encoder gives into what the heads read: [B, M, C] at the masked tokens."""
+
+    def remove_pretraining_modules(self) -> None:
+        """Drop the heads, and what else only pretraining needs."""
+        self.final_proj_reconstruction = None
+        self.final_proj_classification = None

@@ -1,0 +1,46 @@
+"""What the tests of `mae-ast extract` share."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mae_ast_fairseq.cli import main
+from tests.test_checkpoints import save_tiny_checkpoint
+from tests.tiny import FRAME
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return save_tiny_checkpoint(tmp_path / "tiny.pt", **FRAME)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def run(capsys, out: Path):
+    """A function that runs the command with --json and returns what it printed."""
+
+    def summary(*argv: object, code: int = 0) -> dict:
+        assert main(["extract", *map(str, argv), "--out", str(out), "--json"]) == code
+        return json.loads(capsys.readouterr().out)
+
+    return summary
+
+
+@pytest.fixture
+def message(capsys, out: Path):
+    """A function that runs the command and returns the one line with which it refuses."""
+
+    def refusal(*argv: object) -> str:
+        assert main(["extract", *map(str, argv), "--out", str(out)]) == 2
+        printed, err = capsys.readouterr()
+        assert printed == ""
+        assert err.startswith("mae-ast extract: ")
+        assert err.count("\n") == 1
+        return err.removeprefix("mae-ast extract: ")
+
+    return refusal
