@@ -31,7 +31,11 @@ MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length
 """Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
 
 SHELL_TYPES = dict.fromkeys(
-    ("_name", "data", "seed", "train_subset", "restore_file", "finetune_from_model", "save_dir"), Any
+    (
+        *("_name", "data", "seed", "train_subset", "restore_file", "finetune_from_model", "save_dir"),
+        *("warmup_updates", "max_update"),
+    ),
+    Any,
 )
 """Fields that the registered tasks have besides those of `config`; nothing here reads them."""
 

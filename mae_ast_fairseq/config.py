@@ -50,10 +50,13 @@ class EncoderFields:
 
 @dataclass
 class MaskingFields:
-    """Fields of how a model that is pretrained masks its tokens."""
+    """Fields of how a model that is pretrained masks its tokens and starts to predict them."""
 
     random_mask_prob: float = option(0.75, "share of tokens that are masked, inside (0, 1)")
     mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask")
+    head_init_scale: float = option(
+        1.0, "initial weights and biases of the two heads, as a multiple of torch's; 0.01: predictions start near zero"
+    )
 
 
 @dataclass
@@ -164,6 +167,7 @@ def require_even(name: str, width: int) -> None:
 
 
 POSITIVE = (
+    "head_init_scale",
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
     *("decoder_layers", "decoder_embed_dim", "mask_length", "max_token_length"),
 )

@@ -22,8 +22,6 @@ NUM_CLIPS = 600
 NUM_UPDATES = 1000
 VALID_SHARE = 0.1
 NUM_PICTURES = 6
-SOON = ("model.layer_norm_first=true", "optimization.lr=[0.001]")
-"""What in so few updates shows the most; in longer runs the recipe's own settings keep better features."""
 
 # What is compared before and after training, as `mae-ast reconstruct` names it.
 SCORES = {
@@ -121,7 +119,7 @@ def train(data: Path, run: Path, log: Path, num_updates: int) -> None:
     line = command(
         "fairseq-hydra-train", "--config-dir", examples_folder(), "--config-name", "mae_ast_tiny",
         f"common.user_dir={package_folder()}", f"task.data={data}", f"hydra.run.dir={run}",
-        f"optimization.max_update={num_updates}", "common.log_format=json", "common.log_interval=10", *SOON,
+        f"optimization.max_update={num_updates}", "common.log_format=json", "common.log_interval=10",
     )  # fmt: skip
     with log.open("w", encoding="utf-8") as file, tqdm(total=num_updates, unit=" updates", desc="training") as progress:
         process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

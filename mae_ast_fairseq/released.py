@@ -20,7 +20,7 @@ from mae_ast_fairseq.nn.positions import sinusoidal_positions
 from mae_ast_fairseq.stored_fields import is_interpolated, is_plain, refuse, shown
 
 _TABLES = {"enc": "enc_sine_pos_embed.pe", "dec": "dec_sine_pos_embed.pe"}
-_OF_OURS_ONLY = ("normalization", "decoder_ffn_embed_dim", "decoder_attention_heads")
+_OF_OURS_ONLY = ("normalization", "decoder_ffn_embed_dim", "decoder_attention_heads", "head_init_scale")
 
 
 @dataclass

@@ -97,6 +97,7 @@ def test_fields_of_ours_alone_are_not_written() -> None:
         "normalization",
         "decoder_ffn_embed_dim",
         "decoder_attention_heads",
+        "head_init_scale",
     }
     assert set(cfg["model"]) == names | {"_name", *vars(ReleasedModelFields())}
     assert cfg["task"]["mask_type"] == "chunk_mask"

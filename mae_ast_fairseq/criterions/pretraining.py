@@ -1,7 +1,7 @@
 """The fairseq criterion `mae_ast`: InfoNCE and reconstruction error over the masked tokens (paper section 2.3)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
@@ -11,11 +11,24 @@ from torch import Tensor, nn
 
 from mae_ast_fairseq.config import PretrainingCriterionFields, check_pretraining_criterion
 from mae_ast_fairseq.losses import info_nce, reconstruction_error
+from mae_ast_fairseq.nn.masked import Predictions
 
 
 @dataclass
 class MaeAstCriterionConfig(PretrainingCriterionFields, FairseqDataclass):
     """Fields of the `mae_ast` criterion."""
+
+
+class Measured(NamedTuple):
+    """What a batch gives."""
+
+    loss: Tensor
+    """sum over its masked tokens"""
+    sample_size: int
+    """masked tokens"""
+    logging_output: dict[str, Any]
+    """sums to log"""
+    predictions: Predictions
 
 
 @register_criterion("mae_ast", dataclass=MaeAstCriterionConfig)
@@ -31,7 +44,11 @@ class MaeAstCriterion(FairseqCriterion):
     def forward(
         self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
     ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss, the number of masked tokens, and sums to log.
+        """Return the summed loss, the number of masked tokens, and sums to log."""
+        return self.measure(model, sample)[:3]
+
+    def measure(self, model: nn.Module, sample: dict[str, Any]) -> Measured:
+        """Return what fairseq asks of a criterion, and the model's predictions.
 
         A loss of weight 0 is still measured and logged, without a gradient.
         """
@@ -61,7 +78,7 @@ class MaeAstCriterion(FairseqCriterion):
             "nsentences": sample["nsentences"],
             "sample_size": num_masked,
         }
-        return loss, num_masked, logging_output
+        return Measured(loss, num_masked, logging_output, predictions)
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:

@@ -1,14 +1,24 @@
 """The masked autoencoder of MAE-AST (paper section 2): a deep encoder of what is visible, a shallow decoder of all."""
 
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
 from mae_ast_fairseq.draws import Stream
-from mae_ast_fairseq.nn.masked import MaskedPredictor
+from mae_ast_fairseq.losses import reconstruction_error
+from mae_ast_fairseq.nn.masked import MaskedPredictor, Predictions
 from mae_ast_fairseq.nn.positions import Positions
 from mae_ast_fairseq.nn.transformer import TransformerStack, scatter_tokens
+
+
+class SwappedErrors(NamedTuple):
+    """Squared errors of the reconstruction, summed over the masked tokens of a batch."""
+
+    own: Tensor
+    """[] from what the encoder gave of the clip itself"""
+    swapped: Tensor
+    """[] from what it gave of another clip"""
 
 
 class MaskedAutoencoder(MaskedPredictor):
@@ -20,6 +30,7 @@ class MaskedAutoencoder(MaskedPredictor):
         project_encoded: a linear layer between encoder and decoder, needed where their widths differ.
         decoder_layer_drop: probability of leaving out a decoder layer in an update.
         decoder_positions: adds positions to the decoder's input; None: nothing is added.
+        head_init_scale: the heads' initial weights, as a multiple of torch's.
         encoder_arguments: the keywords of SpectrogramEncoder; its grid is without overlap.
     """
 
@@ -31,6 +42,7 @@ class MaskedAutoencoder(MaskedPredictor):
         project_encoded: bool = False,
         decoder_layer_drop: float = 0.0,
         decoder_positions: Optional[Positions] = None,
+        head_init_scale: float = 1.0,
         **encoder_arguments: Any,
     ):
         super().__init__(**encoder_arguments)
@@ -41,6 +53,7 @@ class MaskedAutoencoder(MaskedPredictor):
         self.decoder_layer_drop = decoder_layer_drop
         self.final_proj_reconstruction = nn.Linear(decoder_width, self.grid.patch_size)
         self.final_proj_classification = nn.Linear(decoder_width, self.grid.patch_size)
+        self.scale_heads(head_init_scale)
 
     def forward_decoder(
         self,
@@ -64,6 +77,33 @@ class MaskedAutoencoder(MaskedPredictor):
             at=masked,
             kept_layers=self._kept_layers(self.decoder, self.decoder_layer_drop, Stream.DECODER_LAYER_DROP),
         )
+
+    def swapped_errors(
+        self,
+        predictions: Predictions,
+        num_tokens: int,
+        visible: Tensor,
+        visible_padding_mask: Optional[Tensor],
+        masked: Tensor,
+        token_padding_mask: Optional[Tensor],
+    ) -> SwappedErrors:
+        """Reconstruct each clip from what the encoder gave of itself, and of the clip before it in the batch.
+
+        Each clip keeps its own indices. Both times the decoder gets the smaller of the two clips' numbers of visible
+        tokens, so that nothing but their content differs. A decoder that paints an average by position does not mind.
+        """
+        assert self.final_proj_reconstruction is not None
+        encoded = predictions.encoded.features
+        if visible_padding_mask is not None:
+            visible_padding_mask = visible_padding_mask | visible_padding_mask.roll(1, dims=0)
+        sums = []
+        for states in (encoded, encoded.roll(1, dims=0)):
+            decoded = self.forward_decoder(
+                states, num_tokens, visible, visible_padding_mask, masked, token_padding_mask
+            )
+            prediction = self.final_proj_reconstruction(decoded)
+            sums.append(reconstruction_error(prediction, predictions.target, predictions.padding_mask).sum())
+        return SwappedErrors(*sums)
 
     def remove_pretraining_modules(self) -> None:
         """Drop the decoder and the heads, which only pretraining needs."""

@@ -131,6 +131,7 @@ def autoencoder_arguments(fields: MaeAstFields, feature_dim: int) -> dict[str, A
         "project_encoded": fields.use_post_enc_proj,
         "decoder_layer_drop": fields.decoder_layerdrop,
         "decoder_positions": build_positions(kind, fields, arguments["grid"], fields.decoder_embed_dim),
+        "head_init_scale": fields.head_init_scale,
     }
 
 
@@ -138,7 +139,8 @@ def ssast_arguments(fields: SsastFields, feature_dim: int) -> dict[str, Any]:
     """Return the keywords of Ssast for a model's fields; raises ConfigError where they are wrong."""
     check_encoder(fields)
     require_positive("model.random_mask_prob", fields.random_mask_prob)
-    return encoder_arguments(fields, feature_dim, "learned")
+    arguments = encoder_arguments(fields, feature_dim, "learned")
+    return {**arguments, "head_init_scale": fields.head_init_scale}
 
 
 def classifier_arguments(fields: ClassifierFields, feature_dim: int) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from typing import Any, NamedTuple, Optional
 
+import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.encoder import Features, SpectrogramEncoder
 from mae_ast_fairseq.nn.transformer import gather_tokens
 
 
@@ -20,6 +21,8 @@ class Predictions(NamedTuple):
     """[B, M, P] float32 normalised patch values"""
     padding_mask: Optional[Tensor]
     """[B, M] bool, True = padding; None where nothing is padded"""
+    encoded: Features
+    """what the encoder gave: of the visible tokens, [B, V, C], in MAE-AST, of all in SSAST"""
 
 
 class MaskedPredictor(SpectrogramEncoder):
@@ -61,7 +64,8 @@ class MaskedPredictor(SpectrogramEncoder):
         assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
         patches = self.patches(source, padding_mask)
         tokens_mask = self.token_padding_mask(padding_mask)
-        encoded = self.encode(*self.embed_visible(patches, visible, visible_padding_mask, tokens_mask))
+        embedded = self.embed_visible(patches, visible, visible_padding_mask, tokens_mask)
+        encoded = self.encode(*embedded)
         decoded = self.forward_decoder(encoded, patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
         assert self.final_proj_reconstruction is not None and self.final_proj_classification is not None
         return Predictions(
@@ -69,7 +73,21 @@ class MaskedPredictor(SpectrogramEncoder):
             classification=self.final_proj_classification(decoded),
             target=gather_tokens(patches, masked),
             padding_mask=masked_padding_mask,
+            encoded=Features(encoded, embedded.token_padding_mask),
         )
+
+    def scale_heads(self, scale: float) -> None:
+        """Multiply the initial weights and bias of each head's last layer.
+
+        As torch draws them, predictions start further from the patches than zero is, and making all tokens alike is
+        the fastest way to silence them. Near zero, the first gradient is that of what the heads are to say.
+        """
+        with torch.no_grad():
+            for head in (self.final_proj_reconstruction, self.final_proj_classification):
+                last = head[-1] if isinstance(head, nn.Sequential) else head
+                assert isinstance(last, nn.Linear)
+                last.weight.mul_(scale)
+                last.bias.mul_(scale)
 
     @abstractmethod
     def forward_decoder(

@@ -17,14 +17,17 @@ from mae_ast_fairseq.nn.transformer import INITIAL_DEVIATION, gather_tokens, sca
 class Ssast(MaskedPredictor):
     """SSAST: encodes the full sequence, one learned embedding in the masked tokens' place, and predicts those.
 
-    Args: those of SpectrogramEncoder; its grid is without overlap.
+    Args:
+        head_init_scale: the heads' initial weights, as a multiple of torch's.
+        encoder_arguments: the keywords of SpectrogramEncoder; its grid is without overlap.
     """
 
-    def __init__(self, **encoder_arguments: Any):
+    def __init__(self, *, head_init_scale: float = 1.0, **encoder_arguments: Any):
         super().__init__(**encoder_arguments)
         self.mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_DEVIATION))
         self.final_proj_reconstruction = _head(self.width, self.grid.patch_size)
         self.final_proj_classification = _head(self.width, self.grid.patch_size)
+        self.scale_heads(head_init_scale)
 
     def forward_decoder(
         self,

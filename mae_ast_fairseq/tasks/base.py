@@ -28,6 +28,7 @@ from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     check_folders,
     data_folders,
+    is_first_process,
     is_training_command,
     plain_errors,
 )
@@ -96,7 +97,7 @@ class AudioTask(FairseqTask):
             check_checkpoint("checkpoint.restore_file", restore_file)
         check_checkpoint("checkpoint.finetune_from_model", self._setting("finetune_from_model"))
 
-    def _setting(self, name: str) -> Optional[str]:
+    def _setting(self, name: str) -> Any:
         # A released checkpoint's config lacks what some fields of ours point at.
         return OmegaConf.select(self.cfg, name, throw_on_resolution_failure=False)
 
@@ -179,10 +180,9 @@ class AudioTask(FairseqTask):
         if normalization.is_set:
             return
         values = torch.zeros(2, dtype=torch.float64, device=normalization.running_mean.device)
-        is_distributed = torch.distributed.is_initialized()
-        if not is_distributed or torch.distributed.get_rank() == 0:
+        if is_first_process():
             values = torch.tensor(self._statistics(), dtype=values.dtype, device=values.device)
-        if is_distributed:
+        if torch.distributed.is_initialized():
             torch.distributed.broadcast(values, src=0)
         statistics = Statistics(*values.tolist())
         logger.info("log-Mel mean %.4f, standard deviation %.4f", statistics.mean, statistics.deviation)

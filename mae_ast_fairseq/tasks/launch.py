@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from hydra.utils import get_original_cwd
@@ -15,6 +16,9 @@ from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 
 Result = TypeVar("Result")
+
+MIN_WARMUP, MAX_WARMUP = 0.05, 0.5
+"""Share of a run that is warm-up, outside which the launch says so."""
 
 
 class TrainingError(UserError, CompactHydraException):
@@ -41,6 +45,24 @@ def plain_errors(function: Callable[..., Result]) -> Callable[..., Result]:
 def is_training_command() -> bool:
     """Tell whether hydra runs this process, as it does under fairseq-hydra-train."""
     return HydraConfig.initialized()
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the only process, or the first of many."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def schedule_warning(warmup_updates: int | None, max_update: int | None) -> str | None:
+    """Return a warning where the warm-up is less than 5 % or more than half of the run; None where it is neither."""
+    if warmup_updates is None or not max_update:  # a schedule without one, or a run without an end
+        return None
+    if MIN_WARMUP * max_update <= warmup_updates <= MAX_WARMUP * max_update:
+        return None
+    fault = "short: the encoder may collapse" if warmup_updates < MIN_WARMUP * max_update else "long: little is left"
+    return (
+        f"lr_scheduler.warmup_updates: {warmup_updates} is {warmup_updates / max_update:.1%} of "
+        f"optimization.max_update={max_update}, which is {fault}; expected {MIN_WARMUP:.0%} to {MAX_WARMUP:.0%} of it"
+    )
 
 
 def data_folders(data: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Scores of a whole validation set, gathered from all processes, each clip counted once."""
+"""Figures of a whole validation set, gathered from all processes, each clip counted once."""
 
 from typing import NamedTuple, Optional
 
@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae_ast_fairseq.collapse import TokenMoments, effective_rank, token_moments, token_spread
 from mae_ast_fairseq.metrics import evaluate
+from mae_ast_fairseq.nn.autoencoder import SwappedErrors
+from mae_ast_fairseq.nn.encoder import Features
 
 
 class Scored(NamedTuple):
@@ -50,6 +53,52 @@ class WholeSet:
             _, first = np.unique(rows, return_index=True)
             self._figures = evaluate(scores[first], targets[first], self.multi_label)
             self._batches = []
+        return self._figures
+
+
+class TokenHealth:
+    """Collects what the encoder gives in one validation, and measures it when it is asked (see `collapse.py`).
+
+    Only sums are kept and sent, of C × C values, however many clips there are.
+    """
+
+    NAMES = ("token_spread", "effective_rank")
+    GAIN = "content_gain"
+
+    def __init__(self) -> None:
+        self.max_rank = 0
+        """once measured: the smaller of the encoder's width and the number of tokens"""
+        self.num_swapped = 0
+        """batches of this process whose clips have swapped what the encoder gave"""
+        self._sums: Optional[Tensor] = None
+        self._width = 0
+        self._figures: Optional[dict[str, float]] = None
+
+    def add(self, encoded: Features, swapped: Optional[SwappedErrors] = None, is_filler: bool = False) -> None:
+        """Take what the encoder gave of a batch, and the errors where its clips swapped it; nothing of a filler."""
+        moments = token_moments(*encoded)
+        errors = [moments.energy.new_zeros(())] * 2 if swapped is None else [error.double() for error in swapped]
+        sums = torch.cat([moments.scatter.flatten(), torch.stack([moments.energy, moments.num_tokens, *errors])])
+        sums = sums * (not is_filler)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._width = encoded.features.shape[-1]
+        self.num_swapped += swapped is not None
+        self._figures = None
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures over all clips of all processes, by name; all processes must ask."""
+        if self._figures is None:
+            assert self._sums is not None, "a batch comes before its figures"
+            sums = self._sums.clone()
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(sums)
+            scatter, (energy, num_tokens, own, swapped) = sums[:-4].view(self._width, self._width), sums[-4:]
+            moments = TokenMoments(scatter, energy, num_tokens)
+            self.max_rank = min(self._width, int(num_tokens))
+            values = (token_spread(moments), effective_rank(moments), float((swapped - own) / own))
+            self._figures = {
+                name: round(value, 4) + 0.0 for name, value in zip((*self.NAMES, self.GAIN), values, strict=True)
+            }
         return self._figures
 
 

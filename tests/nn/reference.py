@@ -121,7 +121,7 @@ def assert_losses_do_not_depend_on_the_batch(model: MaskedPredictor, lengths: tu
     """Compare both losses of clips of `lengths` frames, padded in one batch, with those of each by itself."""
 
     def losses(batch: dict[str, Any]) -> Tensor:
-        reconstruction, classification, target, padding_mask = model(**batch)
+        reconstruction, classification, target, padding_mask, _ = model(**batch)
         error = reconstruction_error(reconstruction, target, padding_mask)
         return torch.stack([error, info_nce(classification, target, padding_mask).loss])
 

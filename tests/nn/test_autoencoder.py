@@ -1,6 +1,8 @@
 """The masked autoencoder equals a plain reference, and what it predicts does not depend on the batch."""
 
 import copy
+import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -9,16 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mae_ast_fairseq.config import SsastFields
 from mae_ast_fairseq.draws import Stream
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import autoencoder_arguments
+from mae_ast_fairseq.losses import reconstruction_error
+from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
+from mae_ast_fairseq.nn.build import MODELS, autoencoder_arguments
 from mae_ast_fairseq.nn.normalization import STATISTICS
 from tests.nn import reference
 from tests.tiny import (
     FRAME,
     NUM_BANDS,
     PATCH,
+    TINY,
     alone,
     tiny_autoencoder,
     tiny_batch,
@@ -254,3 +259,58 @@ def test_layer_norms_start_as_the_identity(initial_model) -> None:
 def test_overlapping_patches_are_refused() -> None:
     with pytest.raises(ConfigError, match="ast_kernel_stride_time"):
         tiny_autoencoder(ast_kernel_stride_time=8)
+
+
+def swapped_errors(model: MaskedAutoencoder, batch: dict[str, Any]) -> SwappedErrors:
+    names = ("visible", "visible_padding_mask", "masked")
+    return model.swapped_errors(
+        model(**batch),
+        num_tokens=model.grid.num_tokens(batch["source"].shape[1]),
+        token_padding_mask=model.token_padding_mask(batch["padding_mask"]),
+        **{name: batch[name] for name in names},
+    )
+
+
+def test_clips_that_swap_are_reconstructed_from_the_clip_before_them() -> None:
+    model = tiny_autoencoder()
+    batch = tiny_batch(model.grid, (64, 64, 64))
+    predictions = model(**batch)
+    errors = swapped_errors(model, batch)
+    own = reconstruction_error(predictions.reconstruction, predictions.target).sum()
+    torch.testing.assert_close(errors.own, own)
+    encoded = predictions.encoded.features[[2, 0, 1]]
+    decoded = model.forward_decoder(encoded, predictions.target.shape[1] + encoded.shape[1], batch["visible"], None,
+                                    batch["masked"], None)  # fmt: skip
+    swapped = reconstruction_error(model.final_proj_reconstruction(decoded), predictions.target).sum()
+    torch.testing.assert_close(errors.swapped, swapped)
+    assert not torch.allclose(errors.swapped, errors.own, rtol=1e-5)
+
+
+def test_equal_clips_lose_nothing_by_swapping_and_lengths_alone_change_nothing() -> None:
+    model = tiny_autoencoder(normalization="dataset")
+    batch = tiny_batch(model.grid, (160, 96))
+    errors = swapped_errors(model, batch)
+    assert not torch.allclose(errors.swapped, errors.own, rtol=1e-5)
+    with torch.no_grad():  # an encoder whose tokens are all alike, whatever it hears
+        model.encoder.layers[-1].final_layer_norm.weight.zero_()
+    collapsed = swapped_errors(model, batch)
+    torch.testing.assert_close(collapsed.swapped, collapsed.own)
+
+
+HEADS = r"final_proj_(reconstruction|classification)\.(2\.)?(weight|bias)"
+"""The last layers of both models' heads."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"), [("mae_ast", tiny_fields()), ("ssast", SsastFields(**TINY))], ids=["mae_ast", "ssast"]
+)
+def test_scaled_heads_are_torchs_times_the_scale_and_all_else_is_the_same(kind: str, fields: Any) -> None:
+    def initial(scale: float) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        return MODELS[kind].build(dataclasses.replace(fields, head_init_scale=scale), NUM_BANDS).state_dict()
+
+    whole, scaled = initial(1.0), initial(0.01)
+    for name, value in whole.items():
+        expected = 0.01 * value if re.fullmatch(HEADS, name) else value
+        torch.testing.assert_close(scaled[name], expected, equal_nan=True, msg=name)
+    assert sum(re.fullmatch(HEADS, name) is not None for name in whole) == 4

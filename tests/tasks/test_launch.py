@@ -11,6 +11,7 @@ from mae_ast_fairseq.tasks.launch import (
     data_folders,
     plain_errors,
     read_weights,
+    schedule_warning,
 )
 
 
@@ -59,3 +60,19 @@ def test_a_missing_checkpoint_is_an_error_that_names_field_and_path(tmp_path):
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ConfigError, match=r"task\.data: there is no folder .*/gone"):
         check_folders([tmp_path, tmp_path / "gone"])
+
+
+@pytest.mark.parametrize(
+    ("warmup_updates", "max_update", "word"), [(199, 4_000, "short"), (0, 4_000, "short"), (2_001, 4_000, "long")]
+)
+def test_a_warm_up_that_does_not_fit_the_run_is_said(warmup_updates, max_update, word):
+    warning = schedule_warning(warmup_updates, max_update)
+    assert f"lr_scheduler.warmup_updates: {warmup_updates}" in warning
+    assert word in warning
+
+
+@pytest.mark.parametrize(
+    ("warmup_updates", "max_update"), [(200, 4_000), (2_000, 4_000), (32_000, 550_000), (None, 4_000), (10, 0)]
+)
+def test_other_warm_ups_are_not(warmup_updates, max_update):
+    assert schedule_warning(warmup_updates, max_update) is None

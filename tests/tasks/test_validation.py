@@ -7,10 +7,14 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from mae_ast_fairseq.collapse import effective_rank, token_moments, token_spread
 from mae_ast_fairseq.metrics import METRICS
-from mae_ast_fairseq.tasks.validation import Scored, WholeSet, gather
+from mae_ast_fairseq.nn.autoencoder import SwappedErrors
+from mae_ast_fairseq.nn.encoder import Features
+from mae_ast_fairseq.tasks.validation import Scored, TokenHealth, WholeSet, gather
 from tests.finetuning import QUICK, RECIPE, finetune, write_tones
 from tests.processes import run_two
+from tests.training import SMALL, train
 
 DRAWS = np.random.default_rng(0)
 SCORES = torch.from_numpy(DRAWS.random((20, 4), dtype=np.float32))
@@ -69,3 +73,57 @@ def test_two_processes_measure_what_one_does(tmp_path):
         for name in METRICS:
             logged = re.findall(rf'"{subset}_{name}": "([^"]+)"', outputs[0])
             assert [float(value) for value in logged] == pytest.approx([expected[subset][0][name]], abs=1e-5), name
+
+
+# --- whether the encoder has collapsed
+
+TOKENS = torch.from_numpy(DRAWS.normal(0.5, 1, (6, 10, 8)).astype(np.float32))
+
+
+def health(*batches):
+    collected = TokenHealth()
+    for clips, swapped, is_filler in batches:
+        collected.add(Features(TOKENS[clips], None), swapped, is_filler)
+    return collected
+
+
+def errors(own, swapped):
+    return SwappedErrors(torch.tensor(own), torch.tensor(swapped))
+
+
+def test_figures_of_tokens_are_those_of_all_batches_without_fillers():
+    collected = health(
+        (slice(0, 2), errors(2.0, 3.0), False), (slice(2, 6), errors(2.0, 4.0), False), (slice(0, 2), None, True)
+    )
+    whole = token_moments(TOKENS)
+    assert collected.figures() == {
+        "token_spread": pytest.approx(token_spread(whole), abs=1e-4),
+        "effective_rank": pytest.approx(effective_rank(whole), abs=1e-3),
+        "content_gain": pytest.approx((7.0 - 4.0) / 4.0),
+    }
+    assert collected.max_rank == 8
+    assert collected.num_swapped == 2
+
+
+def test_a_validation_without_two_clips_in_a_batch_has_no_gain(corpus):
+    settings = ("optimization.max_update=1", "dataset.batch_size_valid=1")
+    alone = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, *settings).validations[0]
+    assert alone["valid_token_spread"] > 0
+    assert "valid_content_gain" not in alone
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_tokens_that_one_does(corpus, tmp_path):
+    # 8 clips in batches of at most 3: the first process has two of three batches, the second one and a filler.
+    settings = (
+        "dataset.batch_size=4", "dataset.batch_size_valid=3", "optimization.max_update=1", "optimization.lr=[0]",
+        "common.bf16=false", "dataset.max_tokens=100000", "common.log_interval=1",
+    )  # fmt: skip
+    codes, outputs = run_two(
+        "mae_ast_tiny", corpus, tmp_path, "common.log_format=json", *SMALL, *settings, "dataset.num_workers=0"
+    )
+    assert codes == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
+    expected = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, *settings).validations[0]
+    for name in TokenHealth.NAMES:
+        logged = re.findall(rf'"valid_{name}": "([^"]+)"', outputs[0])
+        assert [float(value) for value in logged] == pytest.approx([expected[f"valid_{name}"]], rel=1e-4), name
