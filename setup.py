@@ -36,7 +36,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["mae_ast_fairseq", "mae_ast_fairseq.*"]),
-    package_data={"mae_ast_fairseq": ["py.typed"]},
+    package_data={"mae_ast_fairseq": ["py.typed", "weights/*"]},
     install_requires=[
         FAIRSEQ,
         "hydra-core>=1.3",
@@ -47,6 +47,7 @@ setup(
         "scipy>=1.11",
         "soundfile>=0.13",
         "soxr>=0.5",
+        "tabulate>=0.9",
         "tensorboard>=2.16",
         "torch>=2.6",
         "tqdm>=4.66",

@@ -27,6 +27,10 @@ from mae_ast_fairseq.unpickling import FETCH_AGAIN, read_content
 
 AUTOENCODER = "mae_ast"
 
+WEIGHTS = Path(__file__).parent / "weights"
+BUNDLED = {"tiny": WEIGHTS / "tiny.safetensors"}
+"""Checkpoints that the package brings, by the names that stand for their paths; a card lies beside each."""
+
 MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length": 1_000_000}
 """Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
 
@@ -84,14 +88,22 @@ class Checkpoint(NamedTuple):
     """what a file in the released layout has besides; None for files of ours"""
 
 
+def checkpoint_path(name: str | Path) -> Path:
+    """Return the path of a checkpoint: of one that the package brings by its name, unless a file is called so."""
+    path = Path(name)
+    return path if path.exists() else BUNDLED.get(str(name), path)
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of one of our models, a released one, or what `mae-ast export` wrote, and check all in it.
+
+    `path` may be one of BUNDLED.
 
     Raises CheckpointError, which names the file and the key: no such file, not a checkpoint, truncated, with code
     in it, of another kind of model, fields unknown, interpolated or of a wrong type, keys missing, unexpected or
     misshapen, weights that are not finite.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     content = read_content(path)
     cfg = mapping(path, entry(path, content, "cfg"), "cfg")
     parts = {name: mapping(path, entry(path, cfg, f"cfg.{name}"), f"cfg.{name}") for name in ("model", "task")}

@@ -84,7 +84,7 @@ class SsastFields(MaskingFields, EncoderFields):
 
 @dataclass
 class ClassifierFields(EncoderFields):
-    """Fields of the `mae_ast_classifier` model: an encoder, mean-pooled, and one linear layer."""
+    """Fields of the `mae_ast_classifier` model: an encoder, what is read out of it, and one linear layer."""
 
     normalization: str = option(
         "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
@@ -94,7 +94,9 @@ class ClassifierFields(EncoderFields):
         default_factory=list, metadata={"help": "names of the classes in the order of the head; the task fills them in"}
     )
     multi_label: bool = option(False, "a clip may have many labels: probabilities by sigmoid; as task.multi_label")
-    head_dropout: float = option(0.0, "dropout of the pooled features before the linear layer")
+    readout: str = option("mean", "a clip's vector: mean, mean+max, mean+std; of patches also bands, bands+max")
+    readout_layers: str = option("last", "the layers that are read out: last, all, or numbers from 1 as in 2,4")
+    head_dropout: float = option(0.0, "dropout of what is read out, before the linear layer")
 
 
 @dataclass

@@ -53,6 +53,15 @@ def export(checkpoint: Checkpoint, layout: str, out: Path) -> Exported:
     )
 
 
+def in_precision(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
+    """Return a checkpoint whose weights are of another precision; the input's statistics stay as they are."""
+    state = {
+        key: tensor.to(dtype) if tensor.is_floating_point() and not key.startswith("batch_norm.") else tensor
+        for key, tensor in checkpoint.state.items()
+    }
+    return checkpoint._replace(state=state)
+
+
 def _released(checkpoint: Checkpoint) -> _File:
     """The whole layout of fairseq: what its loaders look for stands in the file, without the optimiser's state."""
     cfg, state = _released_parts(checkpoint, "released")

@@ -12,9 +12,9 @@ from mae_ast_fairseq import fbank
 from mae_ast_fairseq.checkpoints import build_model, read_checkpoint
 from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.features.encode import pool
 from mae_ast_fairseq.features.plan import min_seconds
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.readout import LAST, Layers, check_readout, columns, layer_numbers, read_out
 from mae_ast_fairseq.tokens import TokenGrid
 
 Waveforms = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
@@ -31,10 +31,16 @@ class Encoded(NamedTuple):
     """[B, L, C], the output of the encoder"""
     token_padding_mask: Tensor
     """[B, L] bool, True = padding, whose features mean nothing"""
-    pooled: Tensor
-    """[B, C] float32, the mean of `features` over a clip's tokens"""
+    clip: Tensor
+    """[B, D] float32, the readout of the layers asked for, one layer after another"""
+    frames: Tensor
+    """[B, T', rows · C], `features` of the tokens of a time column concatenated over frequency; [B, L, C] for frames"""
+    frame_padding_mask: Tensor
+    """[B, T'] bool, True = padding"""
+    frame_seconds: Tensor
+    """[T'] float32, the time in the clip at the centre of what a column covers"""
     seconds: Tensor
-    """[L] float32, the time in the clip at the centre of what a token covers"""
+    """[L] float32, the same for each token"""
     rows: Tensor
     """[L] int64, a token's place along frequency, 0 the lowest; always 0 for frame tokens"""
 
@@ -91,17 +97,25 @@ class PretrainedEncoder(nn.Module):
         self,
         waveforms: Waveforms,
         lengths: Optional[Sequence[int] | Tensor] = None,
+        readout: str = "mean",
+        layers: Layers = LAST,
     ) -> Encoded:
         """Encode clips of any lengths in one batch.
 
         Args:
             waveforms: at 16 kHz, floating point in [-1, 1]: a list of 1-D ones, or all padded at their ends, [B, S].
             lengths: [B] samples of each clip in a padded batch; None: nothing is padded.
+            readout: how a clip's vector is read out of its tokens: mean, mean+max, mean+std, and of patches bands or
+                bands+max.
+            layers: of which layers: a number from 1, several, `last` (the encoder's output) or `all`.
 
         Raises:
             AudioError: a clip that is too short for one token or not finite, by its number, counted from 0.
             ConfigError: an argument of another shape or type.
         """
+        rows = self.encoder.grid.rows
+        check_readout("readout", readout, rows)
+        numbers = layer_numbers("layers", layers, self.num_layers)
         source, lengths = self._batch(waveforms, lengths)
         padding_mask = None
         if int(lengths.min()) < source.shape[1]:
@@ -111,14 +125,18 @@ class PretrainedEncoder(nn.Module):
         features, mask = states.features, states.token_padding_mask
         if mask is None:
             mask = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-        places = torch.arange(features.shape[1], device=features.device)
+        read = [features] if layers == LAST else [states.layers[number - 1] for number in numbers]
+        seconds = token_seconds(self.encoder.grid, features.shape[1]).to(features.device)
         return Encoded(
             hidden_states=states.layers,
             features=features,
             token_padding_mask=mask,
-            pooled=pool(features, mask),
-            seconds=token_seconds(self.encoder.grid, features.shape[1]).to(features.device),
-            rows=places % self.encoder.grid.rows,
+            clip=torch.cat([read_out(readout, layer, mask, rows) for layer in read], dim=-1),
+            frames=columns(features, rows),
+            frame_padding_mask=mask[:, ::rows],
+            frame_seconds=seconds[::rows],
+            seconds=seconds,
+            rows=torch.arange(features.shape[1], device=features.device) % rows,
         )
 
     def _batch(self, waveforms: Waveforms, lengths: Optional[Sequence[int] | Tensor]) -> tuple[Tensor, Tensor]:

@@ -16,12 +16,12 @@ from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.joined import join
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.features import pooled_features
-from mae_ast_fairseq.features.encode import merge_pooled, pool
+from mae_ast_fairseq.features import clip_features
 from mae_ast_fairseq.features.journal import Journal
 from mae_ast_fairseq.features.loading import BATCHES_AHEAD, FileList, load_ahead
 from mae_ast_fairseq.features.plan import min_seconds, plan_batches, plan_chunks, shard_rows, tokens_of
 from mae_ast_fairseq.features.stores import mirrored_path
+from mae_ast_fairseq.nn.readout import possible_readouts, read_out, readout_width
 from mae_ast_fairseq.tokens import TokenGrid
 from tests.tiny import FRAME, PATCH, tiny_autoencoder
 
@@ -119,83 +119,89 @@ def test_tokens_stand_in_for_seconds() -> None:
 # --- what is computed
 
 
-def test_pooling_leaves_padding_out_and_gives_the_deviation() -> None:
-    features = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0)) + 10
-    mask = torch.arange(7) >= torch.tensor([7, 3, 1])[:, None]
-    pooled = pool(features, mask, deviation=True)
-    for row, count in enumerate((7, 3, 1)):
-        own = features[row, :count]
-        expected = torch.cat([own.mean(dim=0), own.std(dim=0, correction=0)])
-        torch.testing.assert_close(pooled[row], expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(pool(features, None), features.mean(dim=1))
-
-
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.booleans())
-def test_merged_chunks_are_what_is_pooled_of_the_whole(lengths: list[int], deviation: bool) -> None:
-    whole = torch.from_numpy(np.random.default_rng(0).normal(3, 2, (1, sum(lengths), 4)).astype(np.float32))
-    parts = [pool(part, None, deviation)[0].numpy() for part in whole.split(lengths, dim=1)]
-    merged = merge_pooled(np.stack(parts), np.array(lengths), deviation)
-    np.testing.assert_allclose(merged, pool(whole, None, deviation)[0], atol=1e-5)
-    assert merged.dtype == np.float32
-
-
 @pytest.mark.parametrize("grid", [PATCH, FRAME], ids=["patch", "frame"])
-@pytest.mark.parametrize("deviation", [False, True])
-def test_pooled_features_are_those_of_one_clip_at_a_time(corpus, grid, deviation: bool) -> None:
-    model, manifest = tiny_autoencoder(**grid), read_manifest(corpus / "valid.tsv")
-    found = pooled_features(model, manifest, deviation=deviation, **CPU)
-    assert found.dtype == np.float32
-    assert found.shape == (8, 3, 96 if deviation else 48)
+@pytest.mark.parametrize("layer_norm_first", [False, True])
+def test_clip_features_are_those_of_one_clip_at_a_time(corpus, grid, layer_norm_first: bool) -> None:
+    model = tiny_autoencoder(**grid, layer_norm_first=layer_norm_first)
+    manifest, readouts = read_manifest(corpus / "valid.tsv"), possible_readouts(model.grid.rows)
+    found = clip_features(model, manifest, readouts, **CPU)
+    assert list(found) == readouts
     for row in range(8):
         waveform = torch.from_numpy(load_audio(manifest.path(row), expect_rate=None))[None]
-        for layer, states in enumerate(model.hidden_states(waveform).layers):
-            expected = pool(states, None, deviation)[0].detach().numpy()
-            np.testing.assert_allclose(found[row, layer], expected, rtol=0, atol=1e-5)
+        for number in range(1, 4):
+            states = model.extract_features(waveform, output_layer=number).features
+            for name, values in found.items():
+                expected = read_out(name, states, None, model.grid.rows).detach().numpy()
+                np.testing.assert_allclose(values[row, number - 1], expected[0], rtol=1e-5, atol=1e-5)
+    for name, values in found.items():
+        assert values.dtype == np.float32
+        assert values.shape == (8, 3, readout_width(name, model.grid.rows, 48))
 
 
-def test_pooled_features_of_a_start_and_of_several_manifests(corpus) -> None:
+def test_a_readout_does_not_depend_on_what_else_is_read_out(corpus) -> None:
+    model, manifest = tiny_autoencoder(), read_manifest(corpus / "valid.tsv")
+    together = clip_features(model, manifest, ["bands+max", "mean", "mean+std"], **CPU)
+    assert list(together) == ["bands+max", "mean", "mean+std"]
+    for name, values in together.items():
+        (found,) = clip_features(model, manifest, [name], **CPU).values()
+        assert np.array_equal(found, values)
+
+
+def test_clip_features_of_a_start_and_of_several_manifests(corpus) -> None:
     model, manifest = tiny_autoencoder(**FRAME), read_manifest(corpus / "valid.tsv")
-    short = pooled_features(model, manifest, max_seconds=0.25, **CPU)
+    short = clip_features(model, manifest, ["mean"], max_seconds=0.25, **CPU)["mean"]
     waveform = torch.from_numpy(load_audio(manifest.path(3), num_samples=4_000, expect_rate=None))[None]
     expected = model.hidden_states(waveform).layers[-1].mean(dim=1)[0].detach()
     np.testing.assert_allclose(short[3, -1], expected, rtol=0, atol=1e-5)
-    twice = pooled_features(model, join([manifest, manifest]), max_seconds=0.25, **CPU)
+    twice = clip_features(model, join([manifest, manifest]), ["mean"], max_seconds=0.25, **CPU)["mean"]
     np.testing.assert_allclose(twice, np.concatenate([short, short]), rtol=0, atol=1e-5)
 
 
-def test_pooled_features_of_a_long_clip_are_merged_from_its_chunks(corpus, monkeypatch) -> None:
+@pytest.mark.parametrize("grid", [PATCH, FRAME], ids=["patch", "frame"])
+def test_clip_features_of_a_long_clip_are_merged_from_its_chunks(corpus, monkeypatch, grid) -> None:
     def cut(num_samples, grid, chunk_seconds=0.4):
         return plan_chunks(num_samples, grid, chunk_seconds)
 
     monkeypatch.setattr("mae_ast_fairseq.features.encode.plan_chunks", cut)
-    model, manifest = tiny_autoencoder(**FRAME), read_manifest(corpus / "valid.tsv")
-    found = pooled_features(model, manifest, deviation=True, **CPU)
+    model, manifest = tiny_autoencoder(**grid), read_manifest(corpus / "valid.tsv")
+    readouts = possible_readouts(model.grid.rows)
+    found = clip_features(model, manifest, readouts, **CPU)
     waveform = load_audio(manifest.path(0), expect_rate=None)
     chunks = cut(np.array([len(waveform)]), model.grid)
     assert len(chunks.clips) > 1
-    parts = [
-        model.hidden_states(torch.from_numpy(waveform[start : start + length])[None]).layers[1]
-        for start, length in zip(chunks.starts, chunks.num_samples, strict=True)
-    ]
-    expected = pool(torch.cat(parts, dim=1), None, deviation=True)[0].detach()
-    np.testing.assert_allclose(found[0, 1], expected, rtol=0, atol=1e-5)
+    parts = {
+        int(first): model.hidden_states(torch.from_numpy(waveform[start : start + length])[None]).layers[1]
+        for first, start, length in zip(chunks.first_tokens, chunks.starts, chunks.num_samples, strict=True)
+    }
+    whole = torch.cat([parts[first] for first in sorted(parts)], dim=1)
+    for name in readouts:
+        expected = read_out(name, whole, None, model.grid.rows)[0].detach()
+        np.testing.assert_allclose(found[name][0, 1], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_bad_clip_stops_pooled_features_with_its_line(corpus, tmp_path: Path) -> None:
+def test_a_bad_clip_stops_clip_features_with_its_line(corpus, tmp_path: Path) -> None:
     lines = (corpus / "valid.tsv").read_text().splitlines()
     (tmp_path / "a.tsv").write_text("\n".join([str(corpus), lines[1], "gone.wav\t16000"]))
     with pytest.raises(AudioError, match=r"a\.tsv:3: .*gone\.wav: there is no such file"):
-        pooled_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), **CPU)
+        clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"], **CPU)
     (tmp_path / "a.tsv").write_text("\n".join([str(corpus), lines[1], "short.wav\t2799"]))
     with pytest.raises(AudioError, match=r"a\.tsv:3: .*0\.175 s of it give no token .* at least 0\.175 s"):
-        pooled_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), **CPU)
+        clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"], **CPU)
 
 
 def test_features_that_are_not_finite_are_refused(corpus) -> None:
     model = tiny_autoencoder(**FRAME)
     torch.nn.init.constant_(model.encoder.layers[1].fc2.bias, math.inf)
     with pytest.raises(ConfigError, match="not finite in this precision"):
-        pooled_features(model, read_manifest(corpus / "valid.tsv"), **CPU)
+        clip_features(model, read_manifest(corpus / "valid.tsv"), ["mean"], **CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("bands", "readout: 'bands' needs tokens of several bands"), ("max", "readout: 'max' is unk")]
+)
+def test_readouts_that_the_model_does_not_have_are_refused(corpus, name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        clip_features(tiny_autoencoder(**FRAME), read_manifest(corpus / "valid.tsv"), ["mean", name], **CPU)
 
 
 # --- loading

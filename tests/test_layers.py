@@ -24,6 +24,7 @@ LAYERS = {
     "losses": 0,
     "metrics": 0,
     "augmentation": 0,
+    "collapse": 0,
     "nn": 1,
     "data": 2,
     "models": 2,

@@ -101,7 +101,9 @@ def test_a_clip_does_not_depend_on_its_batch(model, waveforms) -> None:
             == model.encoder.grid.num_tokens(fbank.num_frames(len(waveform)))
         )
         torch.testing.assert_close(together.features[row, keep], single.features[0], **TOLERANCE)
-        torch.testing.assert_close(together.pooled[row], single.pooled[0], **TOLERANCE)
+        torch.testing.assert_close(together.clip[row], single.clip[0], **TOLERANCE)
+        own = together.frames[row, ~together.frame_padding_mask[row]]
+        torch.testing.assert_close(own, single.frames[0], **TOLERANCE)
         for layer, layer_alone in zip(together.hidden_states, single.hidden_states, strict=True):
             torch.testing.assert_close(layer[row, keep], layer_alone[0], **TOLERANCE)
 
@@ -119,11 +121,62 @@ def test_a_padded_batch_with_lengths_is_the_list(model, waveforms) -> None:
         torch.testing.assert_close(from_batch.features[:, :num_tokens][keep], from_list.features[keep], **TOLERANCE)
 
 
-def test_pooled_is_the_mean_over_a_clips_tokens(model, waveforms) -> None:
+def test_a_clips_vector_is_the_mean_over_its_tokens(model, waveforms) -> None:
     encoded = model.encode(waveforms)
+    assert encoded.clip.dtype == torch.float32
     for row in range(3):
         expected = encoded.features[row][~encoded.token_padding_mask[row]].mean(dim=0)
-        torch.testing.assert_close(encoded.pooled[row], expected, **TOLERANCE)
+        torch.testing.assert_close(encoded.clip[row], expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("layers", "numbers"), [("all", [1, 2, 3]), ("last", None), (1, [1]), (3, [3]), ((1, 3), [1, 3]), ([3, 2], [3, 2])]
+)
+def test_a_clips_vector_is_of_the_layers_asked_for(model, waveforms, layers, numbers) -> None:
+    encoded = model.encode(waveforms, layers=layers)
+    read = [encoded.features] if numbers is None else [encoded.hidden_states[number - 1] for number in numbers]
+    for row in range(3):
+        keep = ~encoded.token_padding_mask[row]
+        expected = torch.cat([layer[row, keep].mean(dim=0) for layer in read])
+        torch.testing.assert_close(encoded.clip[row], expected, **TOLERANCE)
+
+
+def test_bands_and_their_maximum_of_all_layers_are_read_out_as_by_hand(tmp_path: Path, waveforms) -> None:
+    model = load_pretrained(save_tiny_checkpoint(tmp_path / "a.pt"))
+    encoded = model.encode(waveforms, readout="bands+max", layers="all")
+    assert encoded.clip.shape == (3, 3 * 2 * 8 * 48)
+    for row in range(3):
+        expected = []
+        for layer in encoded.hidden_states:
+            tokens = layer[row, ~encoded.token_padding_mask[row]]
+            columns = torch.stack([tokens[place : place + 8].flatten() for place in range(0, len(tokens), 8)])
+            expected += [columns.mean(dim=0), columns.max(dim=0).values]
+        torch.testing.assert_close(encoded.clip[row], torch.cat(expected), **TOLERANCE)
+    plain = model.encode(waveforms)  # the readout changes nothing else
+    assert all(
+        torch.equal(value, getattr(encoded, name))
+        for name, value in plain._asdict().items()
+        if name not in ("hidden_states", "clip")
+    )
+
+
+def test_frames_are_the_tokens_of_a_time_column(model, waveforms) -> None:
+    encoded = model.encode(waveforms)
+    grid = model.encoder.grid
+    num_columns = grid.num_columns(fbank.num_frames(LENGTHS[0]))
+    assert encoded.frames.shape == (3, num_columns, grid.rows * model.width)
+    for place in range(encoded.features.shape[1]):
+        column, row = divmod(place, grid.rows)
+        band = encoded.frames[:, column, row * model.width : (row + 1) * model.width]
+        assert band.equal(encoded.features[:, place])
+        assert encoded.frame_padding_mask[:, column].equal(encoded.token_padding_mask[:, place])
+        assert encoded.frame_seconds[column] == encoded.seconds[place]
+        assert encoded.rows[place] == row
+    centre = ((grid.kernel[1] - 1) * 160 + 400) / 2
+    expected = [(column * grid.stride[1] * 160 + centre) / 16_000 for column in range(num_columns)]
+    torch.testing.assert_close(encoded.frame_seconds, torch.tensor(expected))
+    counts = [int(grid.num_columns(fbank.num_frames(length))) for length in LENGTHS]
+    assert (~encoded.frame_padding_mask).sum(dim=1).tolist() == counts
 
 
 @pytest.mark.parametrize(
@@ -178,8 +231,8 @@ def test_precision(tmp_path: Path, waveforms, precision: str, error: float) -> N
     exact, rounded = load_pretrained(path), load_pretrained(path, precision=precision)
     features = rounded.encode(waveforms)
     assert features.features.dtype == getattr(torch, precision)
-    assert features.pooled.dtype == torch.float32
-    difference = (features.pooled - exact.encode(waveforms).pooled).abs().max()
+    assert features.clip.dtype == torch.float32
+    difference = (features.clip - exact.encode(waveforms).clip).abs().max()
     assert 0 < difference < error
 
 
@@ -252,3 +305,20 @@ def test_arguments_of_another_shape_are_refused(tmp_path: Path, waveforms, lengt
 def test_integer_samples_are_refused(model) -> None:
     with pytest.raises(AudioError, match=r"torch\.int16 was given; expected floating point"):
         model.encode([np.zeros(16_000, dtype=np.int16)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, {"readout": "max"}, r"^readout: 'max' is unknown; expected one of mean, .*, bands, bands\+max$"),
+        (FRAME, {"readout": "max"}, r"^readout: 'max' is unknown; expected one of mean, mean\+max, mean\+std$"),
+        (FRAME, {"readout": "bands"}, "^readout: 'bands' needs tokens of several bands, and the model's span all"),
+        ({}, {"layers": 0}, "^layers: 0 was given; the model has layers 1 to 3"),
+        ({}, {"layers": (2, 9)}, "^layers: 2,9 was given; the model has layers 1 to 3"),
+        ({}, {"layers": "foo"}, "^layers: foo was given; the model has layers 1 to 3"),
+    ],
+)
+def test_readouts_and_layers_that_are_not_there_are_refused(tmp_path, waveforms, changes, arguments, message) -> None:
+    model = load_pretrained(save_tiny_checkpoint(tmp_path / "a.pt", **changes))
+    with pytest.raises(ConfigError, match=message):
+        model.encode(waveforms, **arguments)

@@ -5,10 +5,11 @@ import json
 import os
 from pathlib import Path
 
-from mae_ast_fairseq.checkpoints import Checkpoint, read_checkpoint
+from mae_ast_fairseq.checkpoints import Checkpoint, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.export import LAYOUTS, Exported, export
+from mae_ast_fairseq.export import LAYOUTS, Exported, export, in_precision
+from mae_ast_fairseq.serving import PRECISIONS
 
 HELP = "Write a checkpoint for others: in the released layout, for s3prl, or as safetensors."
 EXAMPLE = "mae-ast export checkpoints/checkpoint_best.pt --to s3prl --out mae_ast.pt"
@@ -16,7 +17,9 @@ EXAMPLE = "mae-ast export checkpoints/checkpoint_best.pt --to s3prl --out mae_as
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="ours, a released one, or one that was exported before")
+    parser.add_argument(
+        "checkpoint", type=checkpoint_path, help="ours, a released one, or one that was exported before"
+    )
     parser.add_argument(
         "--to",
         required=True,
@@ -27,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "heads and feed-forward width those of the encoder, and with input statistics of the dataset or of batches, "
         "which the layout's BatchNorm holds. What of a released file our model does not use is kept by all three",
     )
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help=f"of the weights: {', '.join(PRECISIONS)}; input statistics stay float32 (default: as they are)",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; replaced if there")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
@@ -34,8 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read and check the checkpoint, write the file, say what is in it."""
     require_choice("--to", args.to, LAYOUTS)
+    if args.precision is not None:
+        require_choice("--precision", args.precision, PRECISIONS)
     _check_out(args.out, args.checkpoint)
     checkpoint = read_checkpoint(args.checkpoint)
+    if args.precision is not None:
+        checkpoint = in_precision(checkpoint, PRECISIONS[args.precision])
     try:
         exported = export(checkpoint, args.to, args.out)
     except OSError as error:

@@ -12,17 +12,27 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mae_ast_fairseq.checkpoints import checkpoint_path
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import prepare_folder
 from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.features.encode import ALL, LAST, Encoding, Job, check_layer, layer_names
+from mae_ast_fairseq.features.encode import Encoding, Job
 from mae_ast_fairseq.features.extract import Report, extract
 from mae_ast_fairseq.features.journal import Journal
 from mae_ast_fairseq.features.loading import NUM_WORKERS, FileList
 from mae_ast_fairseq.features.plan import BATCH_SECONDS, CHUNK_SECONDS, plan_chunks, shard_rows
 from mae_ast_fairseq.features.stores import FileStore, HubertStore, Store, Units, mirrored_path
+from mae_ast_fairseq.nn.readout import (
+    LAST,
+    READOUTS,
+    Layers,
+    check_readout,
+    layer_numbers,
+    parse_layers,
+    readout_width,
+)
 from mae_ast_fairseq.serving import load_pretrained
 
 HELP = "Write the features of a manifest's clips, or of files, to disk; run again, it goes on where it stopped."
@@ -37,17 +47,23 @@ MAX_SHOWN = 20  # bad clips that are named on stderr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="of any model of this project, ours or as released")
+    parser.add_argument(
+        "checkpoint",
+        type=checkpoint_path,
+        help="of any model of this project, ours or as released, or tiny, which the package brings",
+    )
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files of any rate, right after the checkpoint")
     parser.add_argument("--manifest", type=Path, help="take the clips of this manifest instead")
     parser.add_argument("--out", type=Path, required=True, help="folder to write in; made if absent")
     parser.add_argument(
         "--layer",
         default=LAST,
-        help="a layer's number from 1 on, `last` (the encoder's output) or `all`, each in a folder of its own "
-        "(default: %(default)s)",
+        help="a layer's number from 1 on, several as in 2,4, `last` (the encoder's output) or `all`; of several, each "
+        "is in a folder of its own (default: %(default)s)",
     )
-    parser.add_argument("--pool", action="store_true", help="one vector a clip, the mean over its tokens")
+    parser.add_argument(
+        "--readout", help=f"one vector a clip instead of one a token: {', '.join(READOUTS)} (bands: of patches)"
+    )
     parser.add_argument(
         "--format",
         help="; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items())
@@ -80,14 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Extract, print what was done; 1 where clips had to be left without features."""
-    layer = _layer(args)
+    layers = parse_layers(args.layer)
     _check_arguments(args)
     placement = check_device_arguments(args)
     model = load_pretrained(args.checkpoint).encoder.to(*placement)
-    check_layer(layer, model.num_layers)
+    layer_numbers("--layer", layers, model.num_layers)
+    if args.readout is not None:
+        check_readout("--readout", args.readout, model.grid.rows)
     clips: Manifest | FileList = FileList(args.files) if args.files else read_manifest(args.manifest)
     rows = shard_rows(len(clips), args.shard, args.num_shards)
-    encoding = Encoding(layer, pooled=args.pool)
+    encoding = Encoding(layers, () if args.readout is None else (args.readout,))
     chunks = plan_chunks(clips.num_samples_at_16k[rows.start : rows.stop], model.grid, args.chunk_seconds)
     job = Job(model, clips, rows, chunks, encoding, args.max_seconds_per_batch, args.workers)
 
@@ -97,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if args.overwrite:
         path.unlink(missing_ok=True)
         store.remove()
-    settings = _settings(args, clips, str(layer))
+    settings = _settings(args, clips)
     journal = Journal(path, settings, len(chunks.clips))
     if not journal.is_resumed:
         _check_absent(store)
@@ -114,14 +132,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 # --- arguments
-
-
-def _layer(args: argparse.Namespace) -> int | str:
-    if args.layer in (LAST, ALL):
-        return args.layer
-    if not (args.layer.isascii() and args.layer.isdigit()):
-        raise ConfigError(f"--layer {args.layer}: expected a layer's number, last or all")
-    return int(args.layer)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -145,15 +155,15 @@ def _stem(args: argparse.Namespace) -> str:
     return f"{split}_{args.shard}_{args.num_shards}"
 
 
-def _settings(args: argparse.Namespace, clips: Manifest | FileList, layer: str) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, clips: Manifest | FileList) -> dict[str, Any]:
     """Return what the features depend on, by which a restart tells whether it may go on."""
     return {
         "checkpoint": _hash_of(args.checkpoint),
         "clips": _hash_of(args.manifest) if isinstance(clips, Manifest) else _hash_of_files(clips),
         "shard": args.shard,
         "num_shards": args.num_shards,
-        "layer": layer,
-        "pool": args.pool,
+        "layer": args.layer,
+        "readout": args.readout,
         "format": args.format,
         "chunk_seconds": args.chunk_seconds,
         "precision": args.precision,
@@ -174,13 +184,19 @@ def _hash_of_files(files: FileList) -> str:
 
 
 def _store(args: argparse.Namespace, job: Job) -> Store:
-    units = Units(job.chunks, len(job.rows), args.pool)
-    is_all = job.encoding.layer == ALL
+    model, layers = job.model, job.encoding.layers
+    units = Units(job.chunks, len(job.rows), args.readout)
+    width = readout_width(args.readout, model.grid.rows, model.width) if args.readout else model.width
     if args.format == "npy":
-        num_layers = job.model.num_layers if is_all else None
-        return FileStore(_paths(args, job), units, num_layers, job.model.width)
-    names = layer_names(ALL, job.model.num_layers) if is_all else [""]
-    return HubertStore([args.out / name for name in names], _stem(args), units, job.model.width)
+        return FileStore(_paths(args, job), units, _are_several(layers), width)
+    numbers = layer_numbers("--layer", layers, model.num_layers)
+    names = [f"layer_{number}" for number in numbers] if _are_several(layers) else [""]
+    return HubertStore([args.out / name for name in names], _stem(args), units, width)
+
+
+def _are_several(layers: Layers) -> bool:
+    """Tell whether layers have an axis or folders of their own, as `all` has of a model of one layer too."""
+    return layers != LAST and not isinstance(layers, int)
 
 
 def _paths(args: argparse.Namespace, job: Job) -> list[Path]:
@@ -224,7 +240,7 @@ def _summary(args: argparse.Namespace, job: Job, store: Store, report: Report) -
         "format": args.format,
         "files": [str(path) for path in store.files()],
         "layer": args.layer,
-        "width": job.model.width,
+        "width": store.width,
         "num_clips": report.num_clips,
         "num_tokens": report.num_tokens,
         "num_chunks": len(job.chunks.clips),

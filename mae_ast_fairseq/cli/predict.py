@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints import Checkpoint, build_model, read_checkpoint
+from mae_ast_fairseq.checkpoints import Checkpoint, build_model, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import prepare_folder, printable
 from mae_ast_fairseq.config import ClassifierFields
@@ -35,7 +35,7 @@ COLUMNS = ("file", "part", "start", "end", "rank", "label", "probability")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="of a fine-tuned classifier; its labels are inside")
+    parser.add_argument("checkpoint", type=checkpoint_path, help="of a fine-tuned classifier; its labels are inside")
     parser.add_argument(
         "paths",
         nargs="*",

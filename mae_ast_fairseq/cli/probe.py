@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tabulate import tabulate
 from tqdm import tqdm
 
 from mae_ast_fairseq import fbank, plots, probing
-from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, read_checkpoint
+from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.division import (
     Clips,
@@ -27,34 +28,52 @@ from mae_ast_fairseq.config import require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.divisions import Division, Task
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.features import pooled_features
+from mae_ast_fairseq.features import clip_features
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.readout import (
+    ALL,
+    LAST,
+    READOUTS,
+    check_readout,
+    layer_numbers,
+    parse_layers,
+    possible_readouts,
+    read_out,
+)
 
 HELP = "Probe frozen features: linear and nearest-neighbour classifiers on labelled clips, beside baselines."
 EXAMPLE = "mae-ast probe checkpoints/checkpoint_best.pt --data manifests/digits --split train test --folds 5"
 
-POOLS = ("mean", "mean+deviation")
 METRICS = {False: ("accuracy", "balanced_accuracy", "macro_auc"), True: ("mAP", "macro_auc", "d_prime")}
-TRAINED, RANDOM, LOG_MEL = "checkpoint", "random weights", "log-Mel statistics"
+TRAINED, RANDOM, LOG_MEL = "checkpoint", "random weights", "log-Mel"
+NO_LAYER = "-"
+"""The layer of log-Mel frames."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="of any of our models, or as released")
+    parser.add_argument("checkpoint", type=checkpoint_path, help="of any of our models, as released, or tiny")
     add_division_arguments(parser)
     parser.add_argument(
         "--classifier",
         nargs="+",
         metavar="NAME",
-        help=f"{', '.join(probing.CLASSIFIERS)} (default: all; knn with single labels only)",
+        help=f"{', '.join(probing.CLASSIFIERS)} (default: linear and knn; knn with single labels only; ridge is linear "
+        "too, and quick with long vectors)",
     )
     parser.add_argument(
         "--layer",
         default="best",
-        help="a number from 1, last, best (on validation clips) or all, which lists each (default: %(default)s)",
+        help="a number from 1, several as in 2,4, last, all (one after another), best (of each and all, on validation "
+        "clips) or each, which lists them (default: %(default)s)",
     )
-    parser.add_argument("--pool", default="mean", help=f"over a clip's tokens: {', '.join(POOLS)} (default: mean)")
+    parser.add_argument(
+        "--readout",
+        default="mean",
+        help=f"of a clip's vector from its tokens: {', '.join(READOUTS)}, or all, which compares them and shows the "
+        "best (on validation clips) (default: %(default)s)",
+    )
     parser.add_argument(
         "--seeds",
         type=int,
@@ -70,12 +89,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Row(NamedTuple):
-    """A line of the table: one choice of features, classifier and layer."""
+    """A line of the table: one choice of features, classifier, readout and layer."""
 
     features: str
     classifier: str
+    readout: str
+    """`best` or a readout"""
     layer: str
-    """`best`, `last` or a number"""
+    """`best`, `last`, `all` or numbers"""
 
 
 class Outcome(NamedTuple):
@@ -94,11 +115,14 @@ def run(args: argparse.Namespace) -> int:
     _check_arguments(args)
     checkpoint = read_checkpoint(args.checkpoint)
     _layers(args.layer, checkpoint.model.encoder_layers)
-    data = read_data(args, build_grid(checkpoint.model, checkpoint.feature_dim))
+    grid = build_grid(checkpoint.model, checkpoint.feature_dim)
+    if args.readout != ALL:
+        check_readout("--readout", args.readout, grid.rows)
+    data = read_data(args, grid)
     divisions = {seed: divide(args, data, seed) for seed in args.seeds}  # all are good before features are extracted
     outcomes: dict[Row, list[Outcome]] = {}
-    for name, seeds, features in _feature_sets(args, checkpoint, data, device, dtype):
-        for row, outcome in _probe(args, data.task, name, features, {seed: divisions[seed] for seed in seeds}):
+    for name, seeds, readouts in _feature_sets(args, checkpoint, data, device, dtype):
+        for row, outcome in _probe(args, data.task, name, readouts, {seed: divisions[seed] for seed in seeds}):
             outcomes.setdefault(row, []).append(outcome)
     summary = _summarize(args, data.task, outcomes)
     if args.confusion is not None:
@@ -116,11 +140,13 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--seeds {' '.join(map(str, args.seeds))}: expected different numbers of at least 0")
     if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
         raise ConfigError(f"--max-seconds {args.max_seconds}: expected more than 0, such as 10")
-    require_choice("--pool", args.pool, POOLS)
+    require_choice("--readout", args.readout, [*READOUTS, ALL])
     for name in args.classifier or ():
         require_choice("--classifier", name, probing.CLASSIFIERS)
     if args.multi_label and "knn" in (args.classifier or ()):
-        raise ConfigError("--classifier knn: neighbours vote for one label a clip; expected linear with --multi-label")
+        raise ConfigError(
+            "--classifier knn: neighbours vote for one label a clip; expected linear or ridge with --multi-label"
+        )
     if args.confusion is not None:
         _check_confusion(args)
 
@@ -134,13 +160,30 @@ def _check_confusion(args: argparse.Namespace) -> None:
     prepare_folder("--confusion", args.confusion.parent)
 
 
-def _layers(layer: str, num_layers: int) -> list[str]:
-    """Return the layers of the table's rows; raises ConfigError for one that is not there."""
-    if layer == "all":
-        return [*map(str, range(1, num_layers + 1)), "best"]
-    if layer in ("best", "last") or (layer.isdecimal() and 1 <= int(layer) <= num_layers):
-        return [layer]
-    raise ConfigError(f"--layer {layer}: expected 1 to {num_layers}, last, best or all")
+class _Layers(NamedTuple):
+    """What `--layer` asks for."""
+
+    candidates: list[str]
+    """what there is to choose from"""
+    shown: list[str]
+    """of each row of the table"""
+
+
+def _layers(layer: str, num_layers: int) -> _Layers:
+    """Read `--layer`; raises ConfigError for one that is not there."""
+    every = [*map(str, range(1, num_layers + 1)), ALL]
+    if layer == "best":
+        return _Layers(every, ["best"])
+    if layer == "each":
+        return _Layers(every, [*every, "best"])
+    if layer == ALL:
+        return _Layers([ALL], [ALL])
+    try:
+        numbers = layer_numbers("--layer", parse_layers(layer), num_layers)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, best or each") from None
+    name = ",".join(map(str, numbers))
+    return _Layers([name], [LAST if layer == LAST else name])
 
 
 # --- features
@@ -148,26 +191,24 @@ def _layers(layer: str, num_layers: int) -> list[str]:
 
 def _feature_sets(
     args: argparse.Namespace, checkpoint: Checkpoint, data: Data, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[str, Sequence[int], np.ndarray]]:
-    """Yield (name, seeds that use it, [N, D, C]): one set at a time is held."""
+) -> Iterator[tuple[str, Sequence[int], dict[str, np.ndarray]]]:
+    """Yield (name, seeds that use it, [N, D, C] by readout): one set at a time is held."""
 
-    def extract(model: SpectrogramEncoder) -> np.ndarray:
-        deviation = args.pool == "mean+deviation"
-        return pooled_features(
-            model, data.clips, device=device, dtype=dtype, deviation=deviation, max_seconds=args.max_seconds
-        )
+    def extract(model: SpectrogramEncoder) -> dict[str, np.ndarray]:
+        names = possible_readouts(model.grid.rows) if args.readout == ALL else [args.readout]
+        return clip_features(model, data.clips, names, device=device, dtype=dtype, max_seconds=args.max_seconds)
 
     yield TRAINED, args.seeds, extract(build_model(checkpoint))
     if not args.no_baselines:
-        yield LOG_MEL, args.seeds, _log_mel_statistics(data.clips, checkpoint.feature_dim, args.max_seconds)
+        yield LOG_MEL, args.seeds, _log_mel_readouts(data.clips, checkpoint.feature_dim, args.max_seconds)
         for seed in args.seeds:
             yield RANDOM, [seed], extract(build_untrained(checkpoint, seed))
 
 
-def _log_mel_statistics(clips: Clips, num_bands: int, max_seconds: float | None) -> np.ndarray:
-    """Return mean and deviation of the log-Mel bands of each clip: [N, 1, 2F]."""
+def _log_mel_readouts(clips: Clips, num_bands: int, max_seconds: float | None) -> dict[str, np.ndarray]:
+    """Read the log-Mel frames of each clip out, the plainest of features, in every way: [N, 1, D] by readout."""
     num_samples = None if max_seconds is None else round(max_seconds * fbank.SAMPLE_RATE)
-    statistics = []
+    values: dict[str, list[np.ndarray]] = {name: [] for name in possible_readouts(rows=1)}
     for row in tqdm(range(len(clips)), desc=LOG_MEL, unit=" clips", disable=None):
         waveform = load_audio(
             clips.path(row),
@@ -175,9 +216,10 @@ def _log_mel_statistics(clips: Clips, num_bands: int, max_seconds: float | None)
             expect_samples=int(clips.num_samples[row]),
             expect_rate=int(clips.sample_rates[row]),
         )
-        frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=num_bands).numpy()
-        statistics.append(probing.log_mel_statistics(frames))
-    return np.stack(statistics)[:, None]
+        frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=num_bands)[None]
+        for name, read in values.items():
+            read.append(read_out(name, frames, None, rows=1).numpy())
+    return {name: np.stack(some) for name, some in values.items()}
 
 
 # --- probing
@@ -187,28 +229,40 @@ def _probe(
     args: argparse.Namespace,
     task: Task,
     name: str,
-    features: np.ndarray,
+    readouts: dict[str, np.ndarray],
     divisions: dict[int, list[Division]],
 ) -> Iterator[tuple[Row, Outcome]]:
     """Yield what each classifier reaches on one set of features, for every row of the table that shows it."""
-    layers = ["-"] if name == LOG_MEL else _layers(args.layer, features.shape[1])
-    classifiers = args.classifier or [name for name in probing.CLASSIFIERS if not (args.multi_label and name == "knn")]
+    num_layers = next(iter(readouts.values())).shape[1]
+    layers = _Layers([NO_LAYER], [NO_LAYER]) if name == LOG_MEL else _layers(args.layer, num_layers)
+    if name == LOG_MEL:
+        candidates = {probing.Candidate(readout, NO_LAYER): values[:, 0] for readout, values in readouts.items()}
+    else:
+        candidates = probing.candidates_of(readouts, layers.candidates)
+    names = ["best"] if len(readouts) > 1 else list(readouts)
+    if args.readout == ALL:
+        names = [*readouts, "best"]
+    shown = [(readout, layer) for readout in names for layer in layers.shown]
+    classifiers = args.classifier or ["linear", *([] if args.multi_label else ["knn"])]
     tasks = [
         (classifier, seed, division)
         for classifier in dict.fromkeys(classifiers)
         for seed, some in divisions.items()
         for division in some
     ]
-    numbers = {"best": None, "-": None, "last": features.shape[1]}
     for classifier, seed, division in tqdm(tasks, desc=name, unit=" probes", disable=None):
-        wanted = None if {"best", "-"} & set(layers) else [numbers.get(layer) or int(layer) for layer in layers]
-        choices = probing.compare(features, task, division, classifier, wanted)
+        choices = probing.compare(candidates, task, division, classifier)
         scores: dict[probing.Choice, np.ndarray] = {}
-        for layer in layers:
-            choice = probing.best(choices, numbers[layer] if layer in numbers else int(layer))
+        for readout, layer in shown:
+            choice = probing.best(
+                choices,
+                readout=None if readout == "best" else readout,
+                layer=layer if layer in layers.candidates else None,
+            )
             if choice not in scores:
-                scores[choice] = probing.test_scores(features, task, division, classifier, choice)
-            yield Row(name, classifier, layer), Outcome(seed, division, choice, scores[choice])
+                values = candidates[choice.candidate]
+                scores[choice] = probing.test_scores(values, task, division, classifier, choice)
+            yield Row(name, classifier, readout, layer), Outcome(seed, division, choice, scores[choice])
 
 
 def _summarize(args: argparse.Namespace, task: Task, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:
@@ -220,7 +274,8 @@ def _summarize(args: argparse.Namespace, task: Task, outcomes: dict[Row, list[Ou
                 "test": outcome.division.name,
                 "num_train": len(outcome.division.train),
                 "num_test": len(outcome.division.test),
-                "layer": outcome.choice.layer,
+                "readout": outcome.choice.candidate.readout,
+                "layer": outcome.choice.candidate.layer,
                 "floor": outcome.choice.setting.floor,
                 probing.CLASSIFIERS[row.classifier].symbol: outcome.choice.setting.value,
                 "validation": outcome.choice.score,
@@ -237,7 +292,7 @@ def _summarize(args: argparse.Namespace, task: Task, outcomes: dict[Row, list[Ou
         "num_clips": len(task.targets),
         "num_classes": len(task.names),
         "tested": divisions,
-        "pool": args.pool,
+        "readout": args.readout,
         "shots": args.shots,
         "seeds": args.seeds,
         "deviation_over": "seeds" if len(args.seeds) > 1 else "tests" if len(divisions) > 1 else None,
@@ -263,7 +318,9 @@ def _draw_confusion(args: argparse.Namespace, task: Task, outcomes: dict[Row, li
     for outcome in outcomes[row]:
         np.add.at(counts, (task.targets[outcome.division.test], outcome.scores.argmax(1)), 1)
     accuracy = counts.trace() / counts.sum()
-    title = f"{args.checkpoint.name}: {row.classifier} probe, layer {row.layer}, accuracy {accuracy:.1%}"
+    title = (
+        f"{args.checkpoint.name}: {row.classifier} probe, {row.readout} of layer {row.layer}, accuracy {accuracy:.1%}"
+    )
     plots.save_confusion(args.confusion, counts=counts, names=task.names, title=title)
 
 
@@ -273,30 +330,30 @@ def _draw_confusion(args: argparse.Namespace, task: Task, outcomes: dict[Row, li
 def _as_table(summary: dict[str, Any]) -> str:
     results = summary["results"]
     metrics = [key for key in results[0] if isinstance(results[0][key], dict)]
-    lines = [
+    title = (
         f"{summary['num_clips']} clips of {summary['num_classes']} classes, tested on {', '.join(summary['tested'])}"
         + (f"; {summary['shots']} training clips a class" if summary["shots"] else "")
-        + f"; pooled by {summary['pool']}, seeds {', '.join(map(str, summary['seeds']))}",
-        f"{'features':20}{'classifier':12}{'layer':14}" + "".join(f"{metric:>20}" for metric in metrics),
+        + f"; seeds {', '.join(map(str, summary['seeds']))}"
+    )
+    rows = [
+        [result["features"], result["classifier"], _chosen(result, "readout"), _chosen(result, "layer")]
+        + [_value_text(metric, result[metric]) for metric in metrics]
+        for result in results
     ]
-    for result in results:
-        values = [result[metric] for metric in metrics]
-        lines.append(
-            f"{result['features']:20}{result['classifier']:12}{_layer_text(result):14}"
-            + "".join(f"{_value_text(metric, value):>20}" for metric, value in zip(metrics, values, strict=True))
-        )
-    if summary["deviation_over"]:
-        lines.append(f"mean ± standard deviation between {summary['deviation_over']}")
-    return "\n".join(lines)
+    headers = ["features", "classifier", "readout", "layer", *metrics]
+    aligned = ["left"] * 4 + ["right"] * len(metrics)
+    table = tabulate(rows, headers, tablefmt="plain", colalign=aligned, disable_numparse=True)
+    note = [f"mean ± standard deviation between {summary['deviation_over']}"] if summary["deviation_over"] else []
+    return "\n".join([title, table, *note])
 
 
-def _layer_text(result: dict[str, Any]) -> str:
-    """Say which layers were chosen, the most frequent first."""
-    if result["layer"] in ("best", "last"):
-        chosen = [run_["layer"] for run_ in result["runs"]]
-        often = sorted(set(chosen), key=lambda layer: (-chosen.count(layer), layer))
-        return f"{result['layer']}: {','.join(map(str, often))}"
-    return result["layer"]
+def _chosen(result: dict[str, Any], what: str) -> str:
+    """Say which readouts or layers were chosen, the most frequent first."""
+    if result[what] not in ("best", LAST):
+        return result[what]
+    chosen = [run_[what] for run_ in result["runs"]]
+    often = sorted(set(chosen), key=lambda name: (-chosen.count(name), name))
+    return f"{result[what]}: {' '.join(often)}"
 
 
 def _value_text(metric: str, value: dict[str, float | None]) -> str:

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from mae_ast_fairseq import fbank, plots
-from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, read_checkpoint
+from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import prepare_folder, printable
 from mae_ast_fairseq.config import MaskingFields, require_choice
@@ -35,7 +35,7 @@ MAX_STEM = 50  # characters of a file's name in its picture's: 255 bytes hold th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="of pretraining: MAE-AST, ours or as released, or SSAST")
+    parser.add_argument("checkpoint", type=checkpoint_path, help="of pretraining: MAE-AST, SSAST, or tiny")
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files of any rate, right after the checkpoint")
     parser.add_argument("--manifest", type=Path, help="draw the clips from this manifest instead")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Batches of clips through an encoder: the features of tokens, or their mean and deviation over a clip."""
+"""Batches of clips through an encoder: the features of tokens, or what readouts keep of them over a clip."""
 
 from collections.abc import Generator, Sequence
 from typing import NamedTuple, Optional
@@ -19,21 +19,24 @@ from mae_ast_fairseq.features.plan import (
     plan_chunks,
     tokens_of,
 )
-from mae_ast_fairseq.nn.encoder import SpectrogramEncoder, mean_pool
-
-LAST, ALL = "last", "all"
-"""Choices of a layer beside its number: the encoder's output, and the output of each layer."""
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.readout import (
+    ALL,
+    LAST,
+    Layers,
+    check_readout,
+    merge_readouts,
+    read_out,
+    readout_width,
+)
 
 
 class Encoding(NamedTuple):
     """What is computed of every chunk."""
 
-    layer: int | str = LAST
-    """a layer's number, counted from 1, LAST or ALL"""
-    pooled: bool = False
-    """the mean over a chunk's tokens instead of every token"""
-    deviation: bool = False
-    """with `pooled`: their standard deviation beside the mean"""
+    layers: Layers = LAST
+    readouts: tuple[str, ...] = ()
+    """what is kept of a chunk's tokens, one readout after another; none: every token"""
 
 
 class Job(NamedTuple):
@@ -59,19 +62,7 @@ class EncodedBatch(NamedTuple):
     chunks: slice
     """which chunks of the plan"""
     values: list[np.ndarray | AudioError]
-    """of each chunk float32 [layers, tokens, C], or [layers, 1, C or 2C] if pooled; or why it could not be read"""
-
-
-def check_layer(layer: int | str, num_layers: int) -> None:
-    """Raise ConfigError for a layer that an encoder of `num_layers` does not have."""
-    if layer not in (LAST, ALL) and not (isinstance(layer, int) and 1 <= layer <= num_layers):
-        raise ConfigError(f"layer {layer}: the model has layers 1 to {num_layers}; expected one of these, last or all")
-
-
-def layer_names(layer: int | str, num_layers: int) -> list[str]:
-    """Name the layers that `encode_batches` gives, as `layer_3`."""
-    numbers = range(1, num_layers + 1) if layer == ALL else [layer]
-    return [f"layer_{number}" for number in numbers]
+    """of each chunk float32 [layers, tokens, C], or [layers, 1, D] if read out; or why it could not be read"""
 
 
 def encode_batches(job: Job, first: int = 0) -> Generator[EncodedBatch, None, None]:
@@ -104,22 +95,20 @@ def encode_waveforms(
 ) -> list[np.ndarray]:
     """Encode waveforms [S] of `num_tokens` tokens each in one batch; each as EncodedBatch has it."""
     source, padding_mask = pad_waveforms(waveforms, next(model.parameters()).device)
-    if encoding.layer == ALL:
-        states = model.hidden_states(source, padding_mask)
-        layers, mask = states.layers, states.token_padding_mask
-    else:
-        output_layer = None if encoding.layer == LAST else int(encoding.layer)
-        features, mask = model.extract_features(source, padding_mask, output_layer=output_layer)
-        layers = [features]
-    if encoding.pooled:
-        layers = [pool(layer, mask, encoding.deviation)[:, None] for layer in layers]  # [B, 1, C or 2C]
+    layers, mask = model.layer_features(source, padding_mask, encoding.layers)
+    if encoding.readouts:
+        rows = model.grid.rows
+        layers = [
+            torch.cat([read_out(name, layer, mask, rows) for name in encoding.readouts], dim=-1)[:, None]
+            for layer in layers
+        ]  # [B, 1, D] each
     values = torch.stack([layer.float() for layer in layers]).cpu().numpy()  # [layers, B, L, C]
     if not np.isfinite(values.sum(dtype=np.float64)):
         raise ConfigError(
             "the model's features are not finite in this precision; expected numbers; "
             "run it in float32 or bfloat16, and see whether the audio is silent or extremely loud"
         )
-    return [values[:, place, : 1 if encoding.pooled else count] for place, count in enumerate(num_tokens)]
+    return [values[:, place, : 1 if encoding.readouts else count] for place, count in enumerate(num_tokens)]
 
 
 def pad_waveforms(waveforms: Sequence[np.ndarray | Tensor], device: torch.device) -> tuple[Tensor, Optional[Tensor]]:
@@ -135,57 +124,37 @@ def pad_waveforms(waveforms: Sequence[np.ndarray | Tensor], device: torch.device
     return source, torch.arange(longest, device=device) >= lengths.to(device)[:, None]
 
 
-def pool(features: Tensor, padding_mask: Optional[Tensor], deviation: bool = False) -> Tensor:
-    """Average [B, L, C] over tokens, padding left out: float32 [B, C], or [B, 2C] with the standard deviation."""
-    mean = mean_pool(features, padding_mask)
-    if not deviation:
-        return mean
-    squares = (features.float() - mean[:, None]).square_()
-    return torch.cat([mean, mean_pool(squares, padding_mask).sqrt_()], dim=-1)
-
-
-def merge_pooled(values: np.ndarray, num_tokens: np.ndarray, deviation: bool = False) -> np.ndarray:
-    """Merge what was pooled over the chunks of a clip, [K, ..., C or 2C], weighing by tokens [K]: [..., C or 2C]."""
-    if len(values) == 1:
-        return values[0]
-    values = values.astype(np.float64)
-    weights = num_tokens / num_tokens.sum()
-    if not deviation:
-        return np.average(values, axis=0, weights=weights).astype(np.float32)
-    means, deviations = np.split(values, 2, axis=-1)
-    mean = np.average(means, axis=0, weights=weights)
-    variance = np.average(deviations**2 + (means - mean) ** 2, axis=0, weights=weights)
-    return np.concatenate([mean, np.sqrt(variance)], axis=-1).astype(np.float32)
-
-
-def pooled_features(
+def clip_features(
     model: SpectrogramEncoder,
     manifest: Clips,
+    readouts: Sequence[str],
     *,
     device: torch.device,
     dtype: torch.dtype,
-    deviation: bool = False,
     max_seconds: Optional[float] = None,
     progress: bool = True,
-) -> np.ndarray:
-    """Average the output of every layer over the tokens of each clip.
+) -> dict[str, np.ndarray]:
+    """Read every layer out over the tokens of each clip.
 
     Args:
         model: is moved to `device` and `dtype` for good, and put into evaluation mode.
         manifest: the clips.
+        readouts: keys of READOUTS.
         device: where the model runs.
         dtype: its precision.
-        deviation: give the standard deviation over tokens beside the mean.
         max_seconds: read only this much of a clip's start; None: all of it.
         progress: show it on stderr.
 
     Returns:
-        float32 [clips, N, C], or [clips, N, 2C] with `deviation`; the layers as `extract_features` gives them with
-        `output_layer` 1 to N, in the order of the manifest.
+        By readout float32 [clips, N, D]; the layers as `extract_features` gives them with `output_layer` 1 to N, in
+        the order of the manifest.
 
     Raises:
         AudioError: a clip that cannot be read or is too short for one token.
+        ConfigError: a readout that the model's tokens do not have.
     """
+    for name in readouts:
+        check_readout("readout", name, model.grid.rows)
     model = model.to(device, dtype).eval()
     num_samples = manifest.num_samples_at_16k
     if max_seconds is not None:
@@ -195,27 +164,26 @@ def pooled_features(
     if (num_chunks == 0).any():
         raise too_short(manifest, int(np.argmin(num_chunks)), num_samples, model)
     first_places = num_chunks.cumsum() - num_chunks
-    encoding = Encoding(ALL, pooled=True, deviation=deviation)
-    width = model.width * (2 if deviation else 1)
-    parts = np.empty((len(chunks.clips), model.num_layers, width), dtype=np.float32)
+    ends = np.cumsum([readout_width(name, model.grid.rows, model.width) for name in readouts])
+    parts = np.empty((len(chunks.clips), model.num_layers, ends[-1]), dtype=np.float32)
     part_tokens = np.empty(len(chunks.clips), dtype=np.int64)
     with tqdm(total=len(manifest), unit=" clips", disable=None if progress else True) as bar:
-        for batch in encode_batches(Job(model, manifest, range(len(manifest)), chunks, encoding)):
+        job = Job(model, manifest, range(len(manifest)), chunks, Encoding(ALL, tuple(readouts)))
+        for batch in encode_batches(job):
             for chunk, value in zip(range(batch.chunks.start, batch.chunks.stop), batch.values, strict=True):
                 if isinstance(value, AudioError):
                     raise value
                 place = first_places[chunks.clips[chunk]] + chunks.numbers[chunk]
                 parts[place], part_tokens[place] = value[:, 0], chunks.num_tokens[chunk]
                 bar.update(int(chunks.numbers[chunk] == num_chunks[chunks.clips[chunk]] - 1))
+    by_readout = dict(zip(readouts, np.split(parts, ends[:-1], axis=-1), strict=True))
     if (num_chunks == 1).all():
-        return parts
-    ends = first_places + num_chunks
-    return np.stack(
-        [
-            merge_pooled(parts[first:end], part_tokens[first:end], deviation)
-            for first, end in zip(first_places, ends, strict=True)
-        ]
-    )
+        return by_readout
+    clips = [slice(first, first + count) for first, count in zip(first_places, num_chunks, strict=True)]
+    return {
+        name: np.stack([merge_readouts(name, values[clip], part_tokens[clip]) for clip in clips])
+        for name, values in by_readout.items()
+    }
 
 
 def too_short(clips: Clips, row: int, num_samples: np.ndarray, model: SpectrogramEncoder) -> AudioError:

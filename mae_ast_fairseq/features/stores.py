@@ -5,7 +5,7 @@ import os
 import posixpath
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Optional, Protocol
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -13,8 +13,8 @@ from numpy.lib.format import open_memmap
 from mae_ast_fairseq.data.archive import parse
 from mae_ast_fairseq.data.manifest import atomic_write
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.features.encode import merge_pooled
 from mae_ast_fairseq.features.plan import Chunks
+from mae_ast_fairseq.nn.readout import merge_readouts
 
 PARTIAL = ".partial"
 """Suffix of files that are not whole yet."""
@@ -23,24 +23,24 @@ _NO_ALLOCATION = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
 class Units:
-    """The rows [U] in which clips are computed: one for each token, or one for each chunk where they are pooled.
+    """The rows [U] in which clips are computed: one for each token, or one for each chunk where they are read out.
 
     Args:
         chunks: the plan.
         num_clips: also those without a chunk.
-        pooled: whether a chunk gives one row.
+        readout: of which a chunk gives one row; None: a row for each token.
     """
 
-    def __init__(self, chunks: Chunks, num_clips: int, pooled: bool):
+    def __init__(self, chunks: Chunks, num_clips: int, readout: Optional[str]):
         self.chunks = chunks
-        self.pooled = pooled
-        per_chunk = np.ones_like(chunks.num_tokens) if pooled else chunks.num_tokens
+        self.readout = readout
+        per_chunk = np.ones_like(chunks.num_tokens) if readout else chunks.num_tokens
         self.num_chunks = np.bincount(chunks.clips, minlength=num_clips)
         counts = np.bincount(chunks.clips, weights=per_chunk, minlength=num_clips).astype(np.int64)
         self.starts = np.concatenate([[0], counts.cumsum()])  # [clips + 1]
-        self.in_clip = chunks.numbers if pooled else chunks.first_tokens  # [K]
-        self.tokens = np.empty(self.starts[-1] if pooled else 0, dtype=np.int64)  # [U] if pooled
-        if pooled:
+        self.in_clip = chunks.numbers if readout else chunks.first_tokens  # [K]
+        self.tokens = np.empty(self.starts[-1] if readout else 0, dtype=np.int64)  # [U] if read out
+        if readout:
             self.tokens[self.starts[chunks.clips] + chunks.numbers] = chunks.num_tokens
 
     def of_clip(self, clip: int) -> slice:
@@ -52,12 +52,16 @@ class Units:
         return bool(self.chunks.numbers[chunk] == self.num_chunks[self.chunks.clips[chunk]] - 1)
 
     def merged(self, values: np.ndarray, clip: int) -> np.ndarray:
-        """Merge the pooled chunks of a clip, [K, ..., C], into one vector: [..., C]."""
-        return merge_pooled(values, self.tokens[self.of_clip(clip)])
+        """Merge what was read out of a clip's chunks, [K, ..., D], into one vector: [..., D]."""
+        assert self.readout is not None
+        return merge_readouts(self.readout, values, self.tokens[self.of_clip(clip)])
 
 
 class Store(Protocol):
     """Takes the features of chunks in the order of their plan, and again where a run was stopped between."""
+
+    width: int
+    """length of a row"""
 
     def open(self, is_resumed: bool) -> None:
         """Begin, or go on where files are there already."""
@@ -88,7 +92,7 @@ class HubertStore:
         folders: of each layer; made if absent.
         stem: `{split}_{rank}_{num_shards}`.
         units: the rows.
-        width: C.
+        width: C, or D if read out.
     """
 
     def __init__(self, folders: Sequence[Path], stem: str, units: Units, width: int):
@@ -123,7 +127,7 @@ class HubertStore:
         self._maps.clear()
         is_good = np.ones(len(self.units.num_chunks), dtype=bool)
         is_good[list(bad)] = False
-        lengths = is_good.astype(np.int64) if self.units.pooled else is_good * np.diff(self.units.starts)
+        lengths = is_good.astype(np.int64) if self.units.readout else is_good * np.diff(self.units.starts)
         is_final = lengths.sum() == self.units.starts[-1] > 0
         for path in self.arrays:
             if not _partial(path).exists() and path.exists():
@@ -136,14 +140,14 @@ class HubertStore:
                 self._rewrite(path, is_good, lengths)
 
     def _rewrite(self, path: Path, is_good: np.ndarray, lengths: np.ndarray) -> None:
-        """Copy the rows of good clips, or their chunks' means merged, into a new array."""
+        """Copy the rows of good clips, or what was read out of their chunks merged, into a new array."""
         source = np.load(_partial(path), mmap_mode="r")
         whole = path.with_name(f"{path.name}.whole")
         target = _map(whole, (int(lengths.sum()), self.width), is_resumed=False)
         ends = lengths.cumsum()
         for clip in np.flatnonzero(is_good).tolist():
             rows = source[self.units.of_clip(clip)]
-            if self.units.pooled:
+            if self.units.readout:
                 target[ends[clip] - 1] = self.units.merged(rows, clip)
             else:
                 target[ends[clip] - lengths[clip] : ends[clip]] = rows
@@ -165,19 +169,19 @@ class HubertStore:
 
 
 class FileStore:
-    """One `.npy` a clip: float32 [tokens, C], or [C] if pooled; with all layers, [layers, tokens, C] or [layers, C].
+    """One `.npy` a clip: float32 [tokens, C], or [D] if read out; of several layers, with an axis before these.
 
     Args:
         paths: of each clip.
         units: the rows.
-        num_layers: None: one layer, without an axis of its own.
-        width: C.
+        has_layers: several layers, which have an axis of their own.
+        width: C, or D if read out.
     """
 
-    def __init__(self, paths: Sequence[Path], units: Units, num_layers: int | None, width: int):
+    def __init__(self, paths: Sequence[Path], units: Units, has_layers: bool, width: int):
         self.paths = paths
         self.units = units
-        self.num_layers = num_layers
+        self.has_layers = has_layers
         self.width = width
 
     def open(self, is_resumed: bool) -> None:
@@ -189,7 +193,7 @@ class FileStore:
         path = self.paths[clip]
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.units.num_chunks[clip] == 1:
-            self._save(path, values[:, 0] if self.units.pooled else values)
+            self._save(path, values[:, 0] if self.units.readout else values)
             return
         is_first = self.units.chunks.numbers[chunk] == 0
         if not is_first and not _partial(path).exists() and path.exists():
@@ -200,13 +204,13 @@ class FileStore:
         array[:, first : first + values.shape[1]] = values
         if self.units.is_last(chunk):
             whole = np.moveaxis(array, 0, 1)  # [rows, layers, C]
-            self._save(path, self.units.merged(whole, clip) if self.units.pooled else array)
+            self._save(path, self.units.merged(whole, clip) if self.units.readout else array)
             del array, whole
             _partial(path).unlink()
 
     def _save(self, path: Path, values: np.ndarray) -> None:
         with atomic_write(path) as stream:
-            np.save(stream, values[0] if self.num_layers is None else values)
+            np.save(stream, values if self.has_layers else values[0])
 
     def discard(self, clip: int) -> None:
         """Delete what was written of a clip."""
@@ -262,7 +266,7 @@ def _map(path: Path, shape: tuple[int, ...], is_resumed: bool) -> np.ndarray:
     except OSError as error:
         raise ConfigError(
             f"{path}: {int(np.prod(shape)) * 4:,} bytes cannot be written ({error.strerror}); expected room for all "
-            "features; free some, or write fewer layers, --pool, or shards to several disks"
+            "features; free some, or write fewer layers, a --readout, or shards to several disks"
         ) from None
     return array
 

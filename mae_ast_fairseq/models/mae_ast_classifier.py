@@ -1,5 +1,7 @@
 """The fairseq model `mae_ast_classifier`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from mae_ast_fairseq.config_classification import FinetuningFields, check_finetuning
 from mae_ast_fairseq.nn.build import classifier_arguments
 from mae_ast_fairseq.nn.classifier import AudioClassifier
-from mae_ast_fairseq.nn.encoder import Features
+from mae_ast_fairseq.nn.encoder import Features, HiddenStates
 
 
 @dataclass
@@ -42,11 +44,22 @@ class MaeAstClassifierModel(AudioClassifier, BaseFairseqModel):
 
     def extract_features(self, *args: Any, **kwargs: Any) -> Features:
         """Encode clips as `SpectrogramEncoder.extract_features` does, frozen or not."""
-        if not (self.training and self.is_frozen):
+        with self._frozen():
             return super().extract_features(*args, **kwargs)
+
+    def hidden_states(self, *args: Any, **kwargs: Any) -> HiddenStates:
+        """Encode clips as `SpectrogramEncoder.hidden_states` does, frozen or not."""
+        with self._frozen():
+            return super().hidden_states(*args, **kwargs)
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        if not (self.training and self.is_frozen):
+            yield
+            return
         self.eval()  # dropout, layer drop and BatchNorm each look at it
         try:
             with torch.no_grad():
-                return super().extract_features(*args, **kwargs)
+                yield
         finally:
             self.train()

@@ -23,6 +23,7 @@ from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.normalization import STATISTICS
 from mae_ast_fairseq.nn.positions import LearnedPositions, Positions, SinusoidalPositions
+from mae_ast_fairseq.nn.readout import check_readout, parse_layers
 from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.nn.transformer import ACTIVATIONS, TransformerLayer, TransformerStack
 from mae_ast_fairseq.tokens import TokenGrid
@@ -148,8 +149,12 @@ def classifier_arguments(fields: ClassifierFields, feature_dim: int) -> dict[str
     check_encoder(fields)
     if not fields.labels:
         raise ConfigError("model.labels: there are none; expected the names of the classes, as in labels.txt")
+    arguments = encoder_arguments(fields, feature_dim, fields.positions)
+    check_readout("model.readout", fields.readout, arguments["grid"].rows)
     return {
-        **encoder_arguments(fields, feature_dim, fields.positions),
+        **arguments,
+        "readout": fields.readout,
+        "readout_layers": parse_layers(str(fields.readout_layers)),
         "num_classes": len(fields.labels),
         "multi_label": fields.multi_label,
         "head_dropout": fields.head_dropout,

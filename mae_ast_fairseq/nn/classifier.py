@@ -1,10 +1,12 @@
-"""A classifier of clips: the encoder's last hidden states, mean-pooled, and one linear layer (paper section 3.3)."""
+"""A classifier of clips: what is read out of the encoder's hidden states, and one linear layer (paper section 3.3)."""
 
 from typing import Any, Optional
 
+import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.encoder import SpectrogramEncoder, mean_pool
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers, read_out, readout_width
 
 
 class AudioClassifier(SpectrogramEncoder):
@@ -13,25 +15,39 @@ class AudioClassifier(SpectrogramEncoder):
     Args:
         num_classes: K.
         multi_label: a clip may belong to many classes.
-        head_dropout: dropout of the pooled features.
+        head_dropout: dropout of what is read out.
+        readout: a key of READOUTS; the paper's is the mean.
+        readout_layers: the layers that are read out, one after another; the paper's is LAST.
         encoder_arguments: the keywords of SpectrogramEncoder; patches may overlap.
     """
 
     def __init__(
-        self, *, num_classes: int, multi_label: bool = False, head_dropout: float = 0.0, **encoder_arguments: Any
+        self,
+        *,
+        num_classes: int,
+        multi_label: bool = False,
+        head_dropout: float = 0.0,
+        readout: str = "mean",
+        readout_layers: Layers = LAST,
+        **encoder_arguments: Any,
     ):
         super().__init__(**encoder_arguments)
         self.multi_label = multi_label
+        self.readout = readout
+        self.readout_layers = readout_layers
         self.head_dropout = nn.Dropout(head_dropout)
-        self.head = nn.Linear(self.width, num_classes)
+        num_read = len(layer_numbers("model.readout_layers", readout_layers, self.num_layers))
+        width = readout_width(readout, self.grid.rows, self.width) * num_read
+        self.head = nn.Linear(width, num_classes)
 
     def forward(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
         """Return the logits [B, K] of waveforms [B, S] at 16 kHz or log-Mel frames [B, T, F], not normalised.
 
         `padding_mask` [B, S] or [B, T] bool, True = padding at a clip's end, which has no part in the result.
         """
-        pooled = mean_pool(*self.extract_features(source, padding_mask))
-        return self.head(self.head_dropout(pooled.to(self.head.weight.dtype)))
+        layers, mask = self.layer_features(source, padding_mask, self.readout_layers)
+        clip = torch.cat([read_out(self.readout, layer, mask, self.grid.rows) for layer in layers], dim=-1)
+        return self.head(self.head_dropout(clip.to(self.head.weight.dtype)))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Turn logits [B, K] into float32 probabilities: of each class by itself, or of one class among all."""

@@ -10,6 +10,7 @@ from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.nn.positions import Positions
+from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers
 from mae_ast_fairseq.nn.transformer import TransformerStack, gather_tokens
 from mae_ast_fairseq.tokens import TokenGrid
 
@@ -30,6 +31,15 @@ class HiddenStates(NamedTuple):
     """N times [B, L, C], as `extract_features` gives them with `output_layer` 1 to N"""
     features: Tensor
     """[B, L, C], as it gives them without"""
+    token_padding_mask: Optional[Tensor]
+    """[B, L] bool, True = padding; None where nothing is padded"""
+
+
+class LayerFeatures(NamedTuple):
+    """The outputs of some layers of an encoder."""
+
+    layers: list[Tensor]
+    """[B, L, C] each"""
     token_padding_mask: Optional[Tensor]
     """[B, L] bool, True = padding; None where nothing is padded"""
 
@@ -195,8 +205,19 @@ class SpectrogramEncoder(nn.Module):
         patches, tokens_mask = self._read(source, padding_mask)
         tokens = self.embed(patches, patches.shape[1], padding_mask=tokens_mask)
         layers: list[Tensor] = []
-        features = self.encoder(tokens, tokens_mask, collect=layers)
+        kept_layers = self._kept_layers(self.encoder, self.encoder_layer_drop, Stream.ENCODER_LAYER_DROP)
+        features = self.encoder(tokens, tokens_mask, kept_layers=kept_layers, collect=layers)
         return HiddenStates(layers, features, tokens_mask)
+
+    def layer_features(self, source: Tensor, padding_mask: Optional[Tensor], layers: Layers) -> LayerFeatures:
+        """Encode clips as `extract_features` does, and return what some layers give."""
+        if isinstance(layers, int) or layers == LAST:
+            output_layer = layers if isinstance(layers, int) else None
+            features, mask = self.extract_features(source, padding_mask, output_layer=output_layer)
+            return LayerFeatures([features], mask)
+        states = self.hidden_states(source, padding_mask)
+        numbers = layer_numbers("layers", layers, self.num_layers)
+        return LayerFeatures([states.layers[number - 1] for number in numbers], states.token_padding_mask)
 
     def _read(self, source: Tensor, padding_mask: Optional[Tensor]) -> Features:
         """Turn waveforms [B, S] or frames [B, T, F] into patches [B, L, P] and their padding mask [B, L]."""
@@ -207,15 +228,6 @@ class SpectrogramEncoder(nn.Module):
 
     def remove_pretraining_modules(self) -> None:
         """Drop what only pretraining needs; an encoder alone has nothing of that."""
-
-
-def mean_pool(features: Tensor, token_padding_mask: Optional[Tensor] = None) -> Tensor:
-    """Average features [B, L, C] of any precision over a clip's tokens, padding left out: [B, C] float32."""
-    if token_padding_mask is None:
-        return features.mean(dim=1, dtype=torch.float32)
-    keep = ~token_padding_mask[..., None]  # [B, L, 1]
-    total = features.masked_fill(~keep, 0.0).sum(dim=1, dtype=torch.float32)
-    return total / keep.sum(dim=1).clamp(min=1)
 
 
 def check_source(source: Tensor, padding_mask: Optional[Tensor], feature_dim: int) -> None:

@@ -14,7 +14,7 @@ from omegaconf import II, open_dict
 from torch import nn
 
 from mae_ast_fairseq.augmentation import Augmentation, check_augmentation
-from mae_ast_fairseq.checkpoints import Checkpoint, read_checkpoint
+from mae_ast_fairseq.checkpoints import Checkpoint, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.config import ClassifierFields
 from mae_ast_fairseq.config_classification import ClassificationTaskFields, check_classification_task
 from mae_ast_fairseq.data.classification import LabelledAudioDataset
@@ -110,8 +110,8 @@ class MaeAstClassificationTask(AudioTask):
         if path is not None:
             taken = self._continued_fields(path, labels)
         elif cfg.pretrained is not None:
-            check_checkpoint("model.pretrained", cfg.pretrained)
-            path = Path(cfg.pretrained)
+            path = checkpoint_path(cfg.pretrained)
+            check_checkpoint("model.pretrained", str(path))
             checkpoint = read_checkpoint(path)
             taken = taken_fields(checkpoint, cfg, self.cfg.feature_dim)
         changed = [f"model.{name}={value} (not {cfg[name]})" for name, value in taken.items() if cfg[name] != value]

@@ -8,6 +8,7 @@ import pytest
 from mae_ast_fairseq.cli import main
 from tests.cli.test_probe import write_corpus
 from tests.test_checkpoints import save_tiny_checkpoint
+from tests.tiny import FRAME
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def message(capsys, folder: Path, monkeypatch):
     """A function that runs the command and returns the one line with which it refuses."""
-    monkeypatch.setattr("mae_ast_fairseq.cli.probe.pooled_features", None)
+    monkeypatch.setattr("mae_ast_fairseq.cli.probe.clip_features", None)
 
     def refusal(*argv: object) -> str:
         assert main(["probe", str(folder / "tiny.pt"), "--data", str(folder), *map(str, argv)]) == 2
@@ -56,11 +57,12 @@ def message(capsys, folder: Path, monkeypatch):
         (("--shots", 1, "--multi-label"), "--shots: with --multi-label"),
         (("--multi-label", "--classifier", "knn"), "--classifier knn: neighbours vote for one label"),
         (("--multi-label", "--confusion", "a.png"), "--confusion: with --multi-label"),
-        (("--classifier", "forest"), "--classifier: 'forest' is unknown; expected one of knn, linear"),
-        (("--pool", "max"), "--pool: 'max' is unknown; expected one of mean, mean+deviation"),
-        (("--layer", 0), "--layer 0: expected 1 to 3, last, best or all"),
-        (("--layer", 4), "--layer 4: expected 1 to 3, last, best or all"),
-        (("--layer", "first"), "--layer first: expected 1 to 3, last, best or all"),
+        (("--classifier", "forest"), "--classifier: 'forest' is unknown; expected one of knn, linear, ridge"),
+        (("--readout", "max"), "--readout: 'max' is unknown; expected one of all, bands, bands+max, mean, mean+max, "),
+        (("--layer", 0), "--layer: 0 was given; the model has layers 1 to 3"),
+        (("--layer", 4), "--layer: 4 was given; the model has layers 1 to 3"),
+        (("--layer", "2,9"), "--layer: 2,9 was given; the model has layers 1 to 3"),
+        (("--layer", "first"), "--layer: first was given; the model has layers 1 to 3"),
         (("--seeds", 1, 1), "--seeds 1 1: expected different numbers of at least 0"),
         (("--seeds", -1), "--seeds -1: expected different numbers of at least 0"),
         (("--max-seconds", 0), "--max-seconds 0.0: expected more than 0"),
@@ -74,6 +76,14 @@ def message(capsys, folder: Path, monkeypatch):
 )
 def test_a_bad_option_is_named(message, argv, expected: str) -> None:
     assert message(*argv).startswith(expected)
+
+
+@pytest.mark.parametrize("readout", ["bands", "bands+max"])
+def test_bands_of_frame_tokens_are_refused(message, folder: Path, readout: str) -> None:
+    save_tiny_checkpoint(folder / "tiny.pt", **FRAME)
+    assert message("--readout", readout).startswith(
+        f"--readout: '{readout}' needs tokens of several bands, and the model's span all; expected one of mean, "
+    )
 
 
 def test_a_group_file_of_another_length_is_named(message, folder: Path) -> None:

@@ -1,5 +1,7 @@
 """`mae-ast probe` from labelled clips to its table, JSON and picture, by splits, folds and groups."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -8,11 +10,13 @@ import pytest
 import soundfile as sf
 import torch
 
-from mae_ast_fairseq import divisions, plots, probing
+from mae_ast_fairseq import divisions, fbank, plots, probing
 from mae_ast_fairseq.checkpoints import build_model, read_checkpoint
 from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.features import pooled_features
+from mae_ast_fairseq.features import clip_features
+from mae_ast_fairseq.nn.readout import READOUTS, possible_readouts
 from tests.test_checkpoints import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.test_layers import run as run_python
@@ -63,65 +67,175 @@ def run(capsys, data, checkpoint):
     return summary
 
 
-def by_row(summary: dict) -> dict[tuple[str, str, str], dict]:
-    return {(row["features"], row["classifier"], row["layer"]): row for row in summary["results"]}
+def by_row(summary: dict) -> dict[tuple[str, str, str, str], dict]:
+    rows = {(row["features"], row["classifier"], row["readout"], row["layer"]): row for row in summary["results"]}
+    assert len(rows) == len(summary["results"])
+    return rows
 
 
 def test_splits_give_a_row_for_each_kind_of_features_and_classifier(run) -> None:
     rows = by_row(run())
     assert list(rows) == [
-        ("checkpoint", "linear", "best"),
-        ("checkpoint", "knn", "best"),
-        ("log-Mel statistics", "linear", "-"),
-        ("log-Mel statistics", "knn", "-"),
-        ("random weights", "linear", "best"),
-        ("random weights", "knn", "best"),
+        ("checkpoint", "linear", "mean", "best"),
+        ("checkpoint", "knn", "mean", "best"),
+        ("log-Mel", "linear", "best", "-"),
+        ("log-Mel", "knn", "best", "-"),
+        ("random weights", "linear", "mean", "best"),
+        ("random weights", "knn", "mean", "best"),
     ]
     for row in rows.values():
         (only,) = row["runs"]
         assert (only["test"], only["num_train"], only["num_test"]) == ("test", 36, 12)
         assert row["accuracy"] == {"mean": only["accuracy"], "deviation": None}
-    assert rows["log-Mel statistics", "linear", "-"]["accuracy"]["mean"] == 1.0
+    assert rows["checkpoint", "linear", "mean", "best"]["runs"][0]["readout"] == "mean"
+    assert rows["log-Mel", "linear", "best", "-"]["accuracy"]["mean"] == 1.0
 
 
 def test_the_table_tells_what_was_done(data, checkpoint, capsys) -> None:
     argv = ["probe", str(checkpoint), "--data", str(data), *BY_SPEAKER, "--classifier", "knn", "--no-baselines"]
     assert main(argv) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "48 clips of 3 classes, tested on ann, bob, eve, kim; pooled by mean, seeds 1337"
-    assert lines[1].split() == ["features", "classifier", "layer", "accuracy", "balanced_accuracy", "macro_auc"]
-    assert lines[2].split()[:3] == ["checkpoint", "knn", "best:"]
+    assert lines[0] == "48 clips of 3 classes, tested on ann, bob, eve, kim; seeds 1337"
+    metrics = ["accuracy", "balanced_accuracy", "macro_auc"]
+    assert lines[1].split() == ["features", "classifier", "readout", "layer", *metrics]
+    assert lines[2].split()[:4] == ["checkpoint", "knn", "mean", "best:"]
     assert "%" in lines[2]
     assert lines[3:] == ["mean ± standard deviation between tests"]
 
 
-def test_results_are_the_librarys(run, data, checkpoint) -> None:
-    summary = run("--classifier", "linear", "--no-baselines", "--pool", "mean+deviation", "--layer", 2)
+@pytest.mark.parametrize(
+    ("classifier", "readout", "layer"),
+    [
+        ("linear", "mean+std", "2"),
+        ("ridge", "bands+max", "all"),
+        ("knn", "bands", "3,1"),
+        ("ridge", "mean+max", "best"),
+    ],
+)
+def test_results_are_the_librarys(run, data, checkpoint, classifier: str, readout: str, layer: str) -> None:
+    summary = run("--classifier", classifier, "--no-baselines", "--readout", readout, "--layer", layer)
     manifests = [read_manifest(data / f"{split}.tsv") for split in ("train", "test", "valid")]
     model = build_model(read_checkpoint(checkpoint))
     device = torch.device("cpu")
-    features = [pooled_features(model, m, device=device, dtype=torch.float32, deviation=True) for m in manifests]
+    features = [clip_features(model, m, [readout], device=device, dtype=torch.float32)[readout] for m in manifests]
     task = divisions.Task(np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2), list(PITCHES))
     train, test, valid = np.split(np.arange(60), [36, 48])
     (division,) = divisions.divide_by_split(task, train, valid, test, 1337)
-    stacked = np.concatenate(features)
-    choice = probing.best(probing.compare(stacked, task, division, "linear"), layer=2)
-    scores = probing.test_scores(stacked, task, division, "linear", choice)
-    (found,) = summary["results"][0]["runs"]
-    assert (found["layer"], found["floor"], found["C"], found["validation"]) == (2, *choice.setting, choice.score)
+    layers = ["1", "2", "3", "all"] if layer == "best" else [layer]
+    candidates = probing.candidates_of({readout: np.concatenate(features)}, layers)
+    choice = probing.best(probing.compare(candidates, task, division, classifier))
+    scores = probing.test_scores(candidates[choice.candidate], task, division, classifier, choice)
+    (row,) = summary["results"]
+    (found,) = row["runs"]
+    symbol = probing.CLASSIFIERS[classifier].symbol
+    assert (row["classifier"], row["readout"], row["layer"]) == (classifier, readout, layer)
+    assert (found["readout"], found["layer"]) == choice.candidate
+    assert (found["floor"], found[symbol], found["validation"]) == (*choice.setting, choice.score)
     expected = probing.evaluate(scores, task, test)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
-def test_all_layers_are_listed_and_last_is_the_last(run) -> None:
+def test_each_layer_is_listed_and_last_is_the_last(run) -> None:
     argv = ("--classifier", "knn", "--no-baselines", "--layer")
-    rows = by_row(run(*argv, "all"))
-    assert [layer for _, _, layer in rows] == ["1", "2", "3", "best"]
-    assert [row["runs"][0]["layer"] for row in rows.values()][:3] == [1, 2, 3]
-    (last,) = run(*argv, "last")["results"]
-    assert last["accuracy"] == rows["checkpoint", "knn", "3"]["accuracy"]
-    scores = {layer: row["runs"][0]["validation"] for (_, _, layer), row in rows.items()}
+    rows = by_row(run(*argv, "each"))
+    assert [layer for _, _, _, layer in rows] == ["1", "2", "3", "all", "best"]
+    assert [row["runs"][0]["layer"] for row in rows.values()][:4] == ["1", "2", "3", "all"]
+    for layer, same in (("last", "3"), ("all", "all"), ("2", "2"), ("1,2,3", "all"), ("02", "2")):
+        (found,) = run(*argv, layer)["results"]
+        assert found["accuracy"] == rows["checkpoint", "knn", "mean", same]["accuracy"]
+        assert found["layer"] == layer.lstrip("0")
+    scores = {layer: row["runs"][0]["validation"] for (_, _, _, layer), row in rows.items()}
     assert scores["best"] == max(scores.values())
+
+
+# --- readouts
+
+
+@pytest.fixture(scope="module")
+def every_readout(data, checkpoint) -> dict:
+    """What `--readout all` prints of ridge regression, by row."""
+    argv = ["probe", checkpoint, "--data", data, "--readout", "all", "--classifier", "ridge", "--json"]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(list(map(str, argv))) == 0
+    return by_row(json.loads(out.getvalue()))
+
+
+def test_every_readout_has_a_row_and_there_is_a_best_of_them(every_readout) -> None:
+    assert list(every_readout) == [
+        *(("checkpoint", "ridge", readout, "best") for readout in [*READOUTS, "best"]),
+        *(("log-Mel", "ridge", readout, "-") for readout in [*possible_readouts(1), "best"]),
+        *(("random weights", "ridge", readout, "best") for readout in [*READOUTS, "best"]),
+    ]
+    for (_, _, readout, _), row in every_readout.items():
+        (only,) = row["runs"]
+        assert readout in ("best", only["readout"])
+
+
+@pytest.mark.parametrize("features", ["checkpoint", "log-Mel", "random weights"])
+def test_the_best_readout_is_the_one_with_the_best_validation(every_readout, features: str) -> None:
+    rows = {key[2]: row["runs"][0] for key, row in every_readout.items() if key[0] == features}
+    best = rows.pop("best")
+    assert best["validation"] == max(row["validation"] for row in rows.values())
+    assert best == rows[best["readout"]]
+
+
+def test_one_readout_has_the_row_it_has_among_all(run, every_readout) -> None:
+    rows = by_row(run("--readout", "bands+max", "--classifier", "ridge"))
+    assert list(rows) == [
+        ("checkpoint", "ridge", "bands+max", "best"),
+        ("log-Mel", "ridge", "best", "-"),  # the baseline is always at its best
+        ("random weights", "ridge", "bands+max", "best"),
+    ]
+    assert rows == {key: every_readout[key] for key in rows}
+
+
+def test_nothing_is_chosen_on_test_clips(run, every_readout, data, tmp_path: Path) -> None:
+    # With the test clips' labels turned round, what is chosen stays, and what is reached does not.
+    for split in ("train", "valid", "test"):
+        labels = (data / f"{split}.lbl").read_text()
+        turned = {"high": "low", "low": "middle", "middle": "high"}
+        labels = "\n".join(turned[label] for label in labels.split()) if split == "test" else labels
+        (tmp_path / f"{split}.lbl").write_text(labels)
+        (tmp_path / f"{split}.tsv").write_text((data / f"{split}.tsv").read_text())
+    rows = by_row(run("--readout", "all", "--classifier", "ridge", folder=tmp_path))
+    assert rows.keys() == every_readout.keys()
+    for key, row in rows.items():
+        for what in ("readout", "layer", "floor", "penalty", "validation"):
+            assert row["runs"][0][what] == every_readout[key]["runs"][0][what]
+    best = "checkpoint", "ridge", "best", "best"
+    assert rows[best]["accuracy"]["mean"] < every_readout[best]["accuracy"]["mean"]
+
+
+def test_the_table_names_the_readouts_that_were_chosen(data, checkpoint, capsys) -> None:
+    argv = ["probe", str(checkpoint), "--data", str(data), "--readout", "all", "--layer", "all"]
+    assert main([*argv, "--classifier", "ridge", "--no-baselines"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [words[:4] for words in lines[:-1]] == [["checkpoint", "ridge", readout, "all"] for readout in READOUTS]
+    assert lines[-1][:3] == ["checkpoint", "ridge", "best:"]
+    assert lines[-1][3] in READOUTS
+    assert lines[-1][4] == "all"
+
+
+def test_log_mel_frames_are_read_out_band_by_band(run, data, monkeypatch) -> None:
+    compared = []
+    original = probing.compare
+
+    def spy(candidates, *args):
+        compared.append(candidates)
+        return original(candidates, *args)
+
+    monkeypatch.setattr(probing, "compare", spy)
+    run("--readout", "all", "--classifier", "ridge", "--layer", 1, "--max-seconds", 0.25)
+    _, log_mel, _ = compared  # of the checkpoint, log-Mel frames and random weights
+    statistics = {"mean": [np.mean], "mean+max": [np.mean, np.max], "mean+std": [np.mean, np.std]}
+    assert list(log_mel) == [(name, "-") for name in statistics]
+    manifest = read_manifest(data / "train.tsv")
+    for row in (0, 20):
+        frames = fbank.log_mel(torch.from_numpy(load_audio(manifest.path(row), num_samples=4_000))).double().numpy()
+        for name, some in statistics.items():
+            expected = np.concatenate([statistic(frames, axis=0) for statistic in some])
+            np.testing.assert_allclose(log_mel[name, "-"][row], expected, rtol=1e-5, atol=1e-4)
 
 
 def test_groups_from_a_file_and_from_the_paths_are_the_same(run, data, tmp_path: Path) -> None:
@@ -149,7 +263,7 @@ def test_seeds_draw_other_shots_and_random_weights_and_give_a_deviation(run) -> 
         assert [run_["seed"] for run_ in row["runs"]] == [0] * 4 + [1] * 4 + [2] * 4
         means = [np.mean([run_["accuracy"] for run_ in row["runs"] if run_["seed"] == seed]) for seed in range(3)]
         assert row["accuracy"]["deviation"] == pytest.approx(np.std(means, ddof=1))
-    random = by_row(summary)["random weights", "knn", "best"]["runs"]
+    random = by_row(summary)["random weights", "knn", "mean", "best"]["runs"]
     assert random[:4] != [{**run_, "seed": 0} for run_ in random[4:8]]
 
 
@@ -168,11 +282,14 @@ def test_many_labels_are_scored_by_map(run, data, tmp_path: Path) -> None:
         both = [f"{label},tone" if label == "low" else label for label in labels]
         (tmp_path / f"{split}.lbl").write_text("\n".join([*both[:-1], "", ""]))
         (tmp_path / f"{split}.tsv").write_text((data / f"{split}.tsv").read_text())
-    summary = run("--multi-label", "--layer", 1, folder=tmp_path)
+    argv = ("--multi-label", "--layer", 1, "--readout", "mean+std")
+    summary = run(*argv, folder=tmp_path)
     assert {row["classifier"] for row in summary["results"]} == {"linear"}
     assert summary["num_classes"] == 4
-    log_mel = by_row(summary)["log-Mel statistics", "linear", "-"]
-    assert log_mel["mAP"]["mean"] == pytest.approx(1.0)
+    log_mel = by_row(summary)["log-Mel", "linear", "best", "-"]
+    assert log_mel["mAP"]["mean"] > 0.9
+    ridge = by_row(run(*argv, "--classifier", "ridge", folder=tmp_path))
+    assert ridge["log-Mel", "ridge", "best", "-"]["mAP"]["mean"] > 0.9
 
 
 def test_the_confusion_matrix_counts_the_tested_clips(run, tmp_path: Path, monkeypatch) -> None:
@@ -186,7 +303,7 @@ def test_the_confusion_matrix_counts_the_tested_clips(run, tmp_path: Path, monke
     assert picture["counts"].sum(1).tolist() == [16, 16, 16]
     assert picture["counts"].trace() == pytest.approx(48 * accuracy)
     assert picture["names"] == ("high", "low", "middle")
-    assert picture["title"] == f"tiny.pt: linear probe, layer 1, accuracy {accuracy:.1%}"
+    assert picture["title"] == f"tiny.pt: linear probe, mean of layer 1, accuracy {accuracy:.1%}"
 
 
 def test_a_picture_is_written(run, tmp_path: Path) -> None:
@@ -211,13 +328,13 @@ def test_clips_too_short_are_left_out_and_counted(data, checkpoint, tmp_path: Pa
 
 def test_precision_is_that_of_the_model(run, data, monkeypatch) -> None:
     used = []
-    original = pooled_features
+    original = clip_features
 
-    def spy(model, clips, **how):
+    def spy(model, clips, readouts, **how):
         used.append(how["dtype"])
-        return original(model, clips, **how)
+        return original(model, clips, readouts, **how)
 
-    monkeypatch.setattr("mae_ast_fairseq.cli.probe.pooled_features", spy)
+    monkeypatch.setattr("mae_ast_fairseq.cli.probe.clip_features", spy)
     run("--precision", "bfloat16", "--layer", 1, "--classifier", "knn", "--no-baselines")
     assert used == [torch.bfloat16]
 

@@ -92,14 +92,61 @@ def test_all_layers_have_a_folder_each(corpus, checkpoint, out: Path, run) -> No
         assert_all_close(read_hubert(out / f"layer_{layer}", "valid_0_1"), expected)
 
 
-def test_pooled_clips_are_one_row_each(corpus, each_grid, out: Path, run) -> None:
-    run(each_grid, "--manifest", corpus / "valid.tsv", "--pool", "--chunk-seconds", 0.4)
+@pytest.mark.parametrize("format_", ["hubert", "npy"])
+def test_several_layers_are_in_the_order_asked_for(corpus, checkpoint, out: Path, run, format_: str) -> None:
+    summary = run(checkpoint, "--manifest", corpus / "valid.tsv", "--layer", "3,1", "--format", format_)
+    paths = paths_of(corpus / "valid.tsv")
+    assert summary["layer"] == "3,1"
+    if format_ == "hubert":
+        assert summary["files"] == [str(out / f"layer_{layer}" / "valid_0_1.npy") for layer in (3, 1)]
+        assert sorted(path.name for path in out.iterdir()) == ["layer_1", "layer_3", "valid_0_1.json"]
+    for place, layer in enumerate((3, 1)):
+        if format_ == "hubert":
+            found = read_hubert(out / f"layer_{layer}", "valid_0_1")
+        else:
+            found = [np.load(out / f"{Path(path).name}.npy")[place] for path in paths]
+        assert_all_close(found, alone(checkpoint, paths, layer))
+
+
+def test_clips_that_are_read_out_are_one_row_each(corpus, each_grid, out: Path, run) -> None:
+    run(each_grid, "--manifest", corpus / "valid.tsv", "--readout", "mean", "--chunk-seconds", 0.4)
     values = np.load(out / "valid_0_1.npy", mmap_mode="r")
     assert (out / "valid_0_1.len").read_text() == "1\n" * 8
     assert values.shape == (8, 48)
     run(each_grid, "--manifest", corpus / "valid.tsv", "--chunk-seconds", 0.4, "--overwrite")
     expected = [clip.mean(axis=0) for clip in read_hubert(out, "valid_0_1")]
     assert_all_close(list(values), expected)
+
+
+def bands_and_maximum(tokens: np.ndarray) -> np.ndarray:
+    """Read a clip's patches [L, 48] in 8 rows out: mean and maximum over its time columns."""
+    columns = np.stack([tokens[place : place + 8].ravel() for place in range(0, len(tokens), 8)])
+    return np.concatenate([columns.mean(axis=0), columns.max(axis=0)])
+
+
+@pytest.mark.parametrize("format_", ["hubert", "npy"])
+@pytest.mark.parametrize("layer", ["last", "2", "all", "3,1"])
+@pytest.mark.parametrize("chunk_seconds", [60, 0.4])
+def test_bands_are_those_of_the_tokens(corpus, out: Path, run, tmp_path, format_, layer: str, chunk_seconds) -> None:
+    checkpoint = save_tiny_checkpoint(tmp_path / "tiny.pt")
+    argv = (checkpoint, "--manifest", corpus / "valid.tsv", "--chunk-seconds", chunk_seconds, "--layer", layer)
+    tokens = run(*argv)
+    assert (tokens["num_chunks"] > 8) == (chunk_seconds < 1)
+    expected = [
+        [bands_and_maximum(clip) for clip in read_hubert(Path(file).parent, "valid_0_1")] for file in tokens["files"]
+    ]  # of each layer, of each clip
+    summary = run(*argv, "--readout", "bands+max", "--format", format_, "--overwrite")
+    assert summary["width"] == 2 * 8 * 48
+    assert summary["num_chunks"] == tokens["num_chunks"]
+    if format_ == "hubert":
+        found = [list(np.load(file)) for file in summary["files"]]
+        assert all(Path(file).with_suffix(".len").read_text() == "1\n" * 8 for file in summary["files"])
+    else:
+        clips = [np.load(out / f"{Path(path).name}.npy") for path in paths_of(corpus / "valid.tsv")]
+        found = list(map(list, zip(*(clip if layer in ("all", "3,1") else [clip] for clip in clips), strict=True)))
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert_all_close(one, other)
 
 
 def test_long_files_in_chunks_have_the_tokens_and_frames_of_the_whole(corpus, each_grid, out: Path, run) -> None:
@@ -131,16 +178,16 @@ def test_files_are_mirrored_one_npy_each(corpus, checkpoint, out: Path, run, tmp
     assert_all_close(found, alone(checkpoint, list(map(str, files))))
 
 
-@pytest.mark.parametrize("pool", [(), ("--pool",)], ids=["tokens", "pooled"])
-def test_npy_of_all_layers_and_chunks_equals_the_other_layout(corpus, checkpoint, out: Path, run, pool) -> None:
-    argv = (checkpoint, "--manifest", corpus / "valid.tsv", "--layer", "all", "--chunk-seconds", 0.4, *pool)
+@pytest.mark.parametrize("readout", [(), ("--readout", "mean+std")], ids=["tokens", "read out"])
+def test_npy_of_all_layers_and_chunks_equals_the_other_layout(corpus, checkpoint, out: Path, run, readout) -> None:
+    argv = (checkpoint, "--manifest", corpus / "valid.tsv", "--layer", "all", "--chunk-seconds", 0.4, *readout)
     run(*argv)
     run(*argv, "--format", "npy", "--overwrite")
     names = [f"{Path(path).name}.npy" for path in paths_of(corpus / "valid.tsv")]
     for layer in (1, 2, 3):
         expected = read_hubert(out / f"layer_{layer}", "valid_0_1")
         found = [np.load(out / name)[layer - 1] for name in names]
-        assert_all_close(found, [value[0] for value in expected] if pool else expected)
+        assert_all_close(found, [value[0] for value in expected] if readout else expected)
     assert list(out.rglob("*.partial")) == []
 
 
@@ -196,9 +243,9 @@ def test_bad_clips_have_length_0_and_the_exit_code_says_so(corpus, checkpoint, o
     assert not (out / "mixed_0_1.npy.partial").exists()
 
 
-def test_bad_clips_have_no_row_when_pooled_and_no_file_in_npy(corpus, checkpoint, out, run, tmp_path: Path) -> None:
+def test_bad_clips_have_no_row_when_read_out_and_no_file_in_npy(corpus, checkpoint, out, run, tmp_path) -> None:
     manifest = spoil(corpus, tmp_path)
-    run(checkpoint, "--manifest", manifest, "--pool", code=1)
+    run(checkpoint, "--manifest", manifest, "--readout", "mean", code=1)
     assert (out / "mixed_0_1.len").read_text().split() == ["1", "0", "1", "0", "0", "1", "1"]
     assert np.load(out / "mixed_0_1.npy").shape == (4, 48)
     run(checkpoint, "--manifest", manifest, "--format", "npy", "--overwrite", code=1)
@@ -242,9 +289,12 @@ def test_it_works_without_fairseq(corpus, checkpoint, out: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("--layer=0", "layer 0: the model has layers 1 to 3"),
-        ("--layer=4", "layer 4: the model has layers 1 to 3"),
-        ("--layer=first", "--layer first: expected a layer's number, last or all"),
+        ("--layer=0", "--layer: 0 was given; the model has layers 1 to 3"),
+        ("--layer=4", "--layer: 4 was given; the model has layers 1 to 3"),
+        ("--layer=2,9", "--layer: 2,9 was given; the model has layers 1 to 3"),
+        ("--layer=first", "--layer: first was given; the model has layers 1 to 3: expected one of these, different"),
+        ("--readout=max", "--readout: 'max' is unknown; expected one of mean, mean+max, mean+std"),
+        ("--readout=bands", "--readout: 'bands' needs tokens of several bands, and the model's span all; expected one"),
         ("--format=csv", "--format: 'csv' is unknown; expected one of hubert, npy"),
         ("--shard=1", "--shard 1 --num-shards 1: expected a shard from 0 to one below"),
         ("--num-shards=0", "--shard 0 --num-shards 0: "),

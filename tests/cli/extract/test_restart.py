@@ -15,12 +15,22 @@ from tests.cli.extract.test_extract import alone, assert_all_close, paths_of, re
 from tests.test_checkpoints import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 
+ARGUMENTS = [
+    (),
+    ("--layer", "all"),
+    ("--layer", "3,1"),
+    ("--readout", "mean"),
+    ("--readout", "mean+std"),
+    ("--format", "npy"),
+    ("--format", "npy", "--readout", "mean+max"),
+]
+
 
 class Kill(BaseException):
     """What no part of the command expects."""
 
 
-@pytest.mark.parametrize("argv", [(), ("--layer", "all"), ("--pool",), ("--format", "npy")], ids=" ".join)
+@pytest.mark.parametrize("argv", ARGUMENTS, ids=" ".join)
 @pytest.mark.parametrize("num_calls", [1, 20, 60])
 def test_a_restart_goes_on_where_it_stopped(corpus, checkpoint, out: Path, run, monkeypatch, argv, num_calls) -> None:
     argv = (checkpoint, "--manifest", corpus / "train.tsv", "--chunk-seconds", 0.5, "--max-seconds-per-batch", 2, *argv)
@@ -76,7 +86,7 @@ main({["extract", *map(str, argv), "--out", str(out)]!r})
 
 
 def test_the_last_steps_can_be_interrupted(corpus, checkpoint, out: Path, run, monkeypatch, tmp_path: Path) -> None:
-    argv = (checkpoint, "--manifest", spoil(corpus, tmp_path), "--layer", "all", "--pool")
+    argv = (checkpoint, "--manifest", spoil(corpus, tmp_path), "--layer", "all", "--readout", "mean")
     expected = run(*argv, code=1)
     replaced: list[Path] = []
 
@@ -112,7 +122,8 @@ def test_a_run_that_is_done_is_not_done_again(corpus, checkpoint, out: Path, run
     ("option", "shown"),
     [
         (("--layer", "2"), "begun with layer last; now it is 2"),
-        (("--pool",), "begun with pool False; now it is True"),
+        (("--layer", "1,2"), "begun with layer last; now it is 1,2"),
+        (("--readout", "mean"), "begun with readout None; now it is mean"),
         (("--format", "npy"), "begun with format hubert; now it is npy"),
         (("--chunk-seconds", "1"), "begun with chunk_seconds 60.0; now it is 1.0"),
         (("--precision", "bfloat16"), "begun with precision float32; now it is bfloat16"),

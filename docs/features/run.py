@@ -1,0 +1,321 @@
+"""Are the features of the tiny recipes worth having? All that docs/features shows, by one resumable command.
+
+    pip install tinysoundfont espeakng-loader        # what the probe sets are rendered with
+    python docs/features/run.py OUT --fsdd FSDD_FOLDER --samples SAMPLES_FOLDER
+
+Stages, each a function below: the open corpus, pretraining (hours), probes of every checkpoint beside log-Mel and
+random weights, few-shot fine-tuning, and a report. What is done stands in OUT/results-*.jsonl, a line a result.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+import report
+import sets
+import soundfile as sf
+import torch
+
+from mae_ast_fairseq import divisions, fbank, probing
+from mae_ast_fairseq.checkpoints import build_model, build_untrained, read_checkpoint
+from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
+from mae_ast_fairseq.data.scan import write_lines
+from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.features import clip_features
+from mae_ast_fairseq.finetuning import ARCHITECTURE
+from mae_ast_fairseq.nn.readout import possible_readouts, read_out
+from mae_ast_fairseq.prediction import Clip, predict
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SEEDS = (0, 1, 2)
+SHOTS = (1, 5, 10, 0)
+"""Takes of each digit to fine-tune on; 0: all."""
+NUM_INNER = 2  # parts of the training groups, each in turn, by which a probe chooses
+
+
+MAIN = ("optimization.max_update=12000", "lr_scheduler.warmup_updates=600", "common.bf16=false")
+VARIANT = ("optimization.max_update=3000", "lr_scheduler.warmup_updates=300", "common.bf16=false")
+SHORT = ("optimization.max_update=700", "lr_scheduler.total_num_update=4000", "common.bf16=false")
+FAILING = (*SHORT, "model.head_init_scale=1.0", "optimization.lr=[0.0007]", "lr_scheduler.warmup_updates=150")
+FRAME, PATCH = "mae_ast_tiny_frame", "mae_ast_tiny"
+RUNS = {
+    "frame": (FRAME, MAIN),
+    "patch": (PATCH, MAIN),
+    # what else was tried, on frames
+    "frame-3000": (FRAME, VARIANT),
+    "frame-lr-1e-3": (FRAME, (*VARIANT, "optimization.lr=[0.001]")),
+    "frame-chunk": (FRAME, (*VARIANT, "task.mask_type=chunk_mask")),
+    "frame-reconstruction": (FRAME, (*VARIANT, "criterion.classification_weight=0")),
+    "frame-infonce": (FRAME, (*VARIANT, "criterion.reconstruction_weight=0")),
+    # healthy and collapsed starts
+    "patch-700": (PATCH, SHORT),
+    "patch-700-bf16": (PATCH, (*SHORT, "common.bf16=true")),
+    "patch-700-utterance": (PATCH, (*SHORT, "model.normalization=utterance")),
+    "frame-700-bf16": (FRAME, (*SHORT, "common.bf16=true")),
+    "patch-failing": (PATCH, FAILING),
+    "patch-failing-bf16": (PATCH, (*FAILING, "common.bf16=true")),
+    "patch-failing-utterance": (PATCH, (*FAILING, "model.normalization=utterance")),
+    "patch-failing-reconstruction": (PATCH, (*FAILING, "criterion.classification_weight=0")),
+    "patch-failing-pre-LayerNorm": (PATCH, (*FAILING, "model.layer_norm_first=true", "optimization.lr=[0.003]")),
+    "frame-failing": (FRAME, (*FAILING, "optimization.lr=[0.002]")),
+}
+PROBED = ("frame", "patch", "frame-3000", "frame-lr-1e-3", "frame-chunk", "frame-reconstruction", "frame-infonce")
+
+
+def main() -> int:
+    """Run what is not done yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="folder for the corpus, checkpoints and results")
+    parser.add_argument("--fsdd", type=Path, required=True, help="recordings of the Free Spoken Digit Dataset")
+    parser.add_argument("--samples", type=Path, required=True, help="samples named kind_description")
+    parser.add_argument("--workers", type=int, default=2, help="trainings at a time, a core each (default: 2)")
+    parser.add_argument("--only", choices=STAGES, help="run one stage")
+    parser.add_argument("--runs", nargs="+", default=list(RUNS), help="pretraining runs (default: all)")
+    args = parser.parse_args()
+    args.out = args.out.resolve()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, stage in STAGES.items():
+        if args.only in (None, name):
+            stage(args)
+    return 0
+
+
+# --- results
+
+
+def results_of(out: Path) -> list[dict[str, Any]]:
+    """Return all that is done."""
+    files = sorted(out.glob("results*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def add_result(file: Path, **result: Any) -> None:
+    """Append a result, which is then done."""
+    with file.open("a") as stream:
+        stream.write(json.dumps(result) + "\n")
+
+
+def is_done(results: Sequence[dict[str, Any]], **wanted: Any) -> bool:
+    """Tell whether there is a result of these settings."""
+    return any(all(result.get(name) == value for name, value in wanted.items()) for result in results)
+
+
+# --- the corpus
+
+
+def make_corpus(args: argparse.Namespace) -> None:
+    """Fetch the open corpus, and decode it to 16 kHz once: each clip is read some ten times."""
+    if (args.out / "data" / "train.tsv").is_file():
+        return
+    corpus = args.out / "corpus"
+    subprocess.run([sys.executable, REPOSITORY / "manifests" / "debian.py", corpus], check=True)
+    for split in ("valid", "train"):
+        manifest = read_manifest(corpus / f"{split}.tsv")
+        clips = [(manifest.path(row), manifest.relative_path(row)) for row in range(len(manifest))]
+        with Pool(args.workers) as pool:
+            rows = pool.starmap(decode, [(path, args.out / "data" / "audio", name) for path, name in clips], 32)
+        write_manifest(args.out / "data" / f"{split}.tsv", args.out / "data" / "audio", [row for row in rows if row])
+    subprocess.run(["mae-ast", "stats", args.out / "data" / "train.tsv"], check=True)
+
+
+def decode(path: str, folder: Path, name: str) -> tuple[str, int, int] | None:
+    """Write a file as WAV at 16 kHz; return its row of the manifest, None for a broken file."""
+    try:
+        waveform = load_audio(path, expect_rate=None)
+    except AudioError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return None
+    target = folder / f"{name}.wav"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(target, waveform, fbank.SAMPLE_RATE, subtype="PCM_16")
+    return f"{name}.wav", len(waveform), fbank.SAMPLE_RATE
+
+
+# --- pretraining
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Train every run that is not finished, some at a time; a stopped one goes on from its last checkpoint."""
+    with ThreadPoolExecutor(args.workers) as pool:
+        list(pool.map(lambda name: train(args.out, name), args.runs))
+
+
+def train(out: Path, name: str) -> None:
+    """Train one run, with a validation and a checkpoint every thousand updates, its log beside it."""
+    folder = out / "runs" / name
+    if (folder / "done").is_file():
+        return
+    recipe, overrides = RUNS[name]
+    every = 100 if overrides[:3] == SHORT else 1000
+    command = [
+        "fairseq-hydra-train", "--config-dir", str(REPOSITORY / "examples"), "--config-name", recipe,
+        f"common.user_dir={REPOSITORY / 'mae_ast_fairseq'}", f"task.data={out / 'data'}", f"hydra.run.dir={folder}",
+        "common.log_format=json", "common.log_interval=100",
+        f"dataset.validate_interval_updates={every}", "dataset.validate_interval=1000",
+        "checkpoint.save_interval_updates=1000", "checkpoint.save_interval=1000", *overrides,
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "train.log").open("a") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    (folder / "done").touch()
+
+
+def checkpoints_of(folder: Path) -> dict[int, Path]:
+    """Return a run's checkpoints by their updates."""
+    paths = folder.glob("checkpoints/checkpoint_*_*.pt")
+    return dict(sorted((int(path.stem.split("_")[-1]), path) for path in paths))
+
+
+# --- probes
+
+
+def probe(args: argparse.Namespace) -> None:
+    """Probe log-Mel, random weights, the last checkpoint of each run by three seeds, and every other by one."""
+    probe_sets = sets.probe_sets(args.out, args.fsdd, args.samples)
+    file = args.out / "results-probe.jsonl"
+    for model, seeds, extract in models_to_probe(args.out):
+        for name, probe_set in probe_sets.items():
+            done = results_of(args.out)
+            wanted = [seed for seed in seeds if not is_done(done, stage="probe", model=model, set=name, seed=seed)]
+            readouts = extract(probe_set) if wanted else {}
+            for seed in wanted:
+                for readout, accuracy in accuracies(readouts, probe_set.task, seed).items():
+                    add_result(
+                        file, stage="probe", model=model, set=name, seed=seed, readout=readout, accuracy=accuracy
+                    )
+                print(f"{model}, {name}, seed {seed}: {accuracy:.1%}", file=sys.stderr, flush=True)
+
+
+def models_to_probe(out: Path) -> Iterator[tuple[str, Sequence[int], Any]]:
+    """Yield each model's name, the seeds it is probed by, and what reads its features out."""
+    yield "log-Mel", SEEDS, log_mel_readouts
+    for run in PROBED:
+        checkpoints = checkpoints_of(out / "runs" / run)
+        for updates, path in reversed(checkpoints.items()):
+            checkpoint = read_checkpoint(path)
+            is_last = updates == max(checkpoints)
+            yield f"{run}@{updates}", SEEDS if is_last else SEEDS[:1], reader(build_model(checkpoint))
+            if is_last and run in ("frame", "patch"):
+                for seed in SEEDS:
+                    yield f"random {run} {seed}", [seed], reader(build_untrained(checkpoint, seed))
+
+
+def reader(model: Any) -> Any:
+    """Return what reads every possible readout of every layer out of a set's clips."""
+
+    def read(probe_set: sets.ProbeSet) -> dict[str, np.ndarray]:
+        names = possible_readouts(model.grid.rows)
+        cpu = torch.device("cpu")
+        return clip_features(model, probe_set.manifest, names, device=cpu, dtype=torch.float32, progress=False)
+
+    return read
+
+
+def log_mel_readouts(probe_set: sets.ProbeSet) -> dict[str, np.ndarray]:
+    """Read the log-Mel frames themselves out, as one layer."""
+    paths = [probe_set.manifest.path(row) for row in range(len(probe_set.manifest))]
+    frames = [fbank.log_mel(torch.from_numpy(load_audio(path)))[None] for path in paths]
+    return {name: np.stack([read_out(name, some, None, 1).numpy() for some in frames]) for name in possible_readouts(1)}
+
+
+def accuracies(readouts: dict[str, np.ndarray], task: divisions.Task, seed: int) -> dict[str, float]:
+    """Return the accuracy over all left-out groups of each readout at its best layers, and of the best of all.
+
+    What is best is chosen for each left-out group on other groups' clips, by ridge regression like all that follows.
+    """
+    num_layers = next(iter(readouts.values())).shape[1]
+    layers = [*map(str, range(1, num_layers + 1)), *(["all"] if num_layers > 1 else [])]
+    candidates = probing.candidates_of(readouts, layers)
+    hits: dict[str, int] = {}
+    for division in divisions.divide_by_groups(task, seed):
+        division = division._replace(inner=division.inner[:NUM_INNER])
+        choices = probing.compare(candidates, task, division, "ridge")
+        for readout in (*readouts, "best"):
+            choice = probing.best(choices, readout=None if readout == "best" else readout)
+            scores = probing.test_scores(candidates[choice.candidate], task, division, "ridge", choice)
+            hits[readout] = hits.get(readout, 0) + int((scores.argmax(1) == task.targets[division.test]).sum())
+    return {readout: count / len(task.targets) for readout, count in hits.items()}
+
+
+# --- few-shot fine-tuning
+
+
+class FewShot(NamedTuple):
+    """One fine-tuning: from what, on how many takes a digit, who is tested, drawn by which seed."""
+
+    method: str
+    shots: int
+    speaker: str
+    seed: int
+
+
+def few_shot(args: argparse.Namespace) -> None:
+    """Fine-tune the frames' model, and the same network from scratch, on few takes of spoken digits."""
+    digits = sets.read_set(args.out / "sets" / "digits_to_learn", lambda: sets.digits(args.fsdd, range(50)))
+    speakers = np.unique(digits.task.groups).tolist()
+    jobs = [FewShot(method, shots, speaker, seed) for seed in SEEDS for shots in SHOTS for speaker in speakers
+            for method in ("pretrained", "scratch") if seed == 0 or shots == 5]  # fmt: skip
+    done = results_of(args.out)
+    jobs = [job for job in jobs if not is_done(done, stage="few-shot", **job._asdict())]
+    with ThreadPoolExecutor(args.workers) as pool:
+        list(pool.map(lambda job: fine_tune(args.out, digits, job), jobs))
+
+
+def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
+    """Train one classifier and note its accuracy on all clips of the speaker that it never heard."""
+    division = next(some for some in divisions.divide_by_groups(digits.task, job.seed) if some.name == job.speaker)
+    if job.shots:
+        division = divisions.few_shot(digits.task, division, job.shots, job.seed)
+    folder = out / "few_shot" / "-".join(map(str, job))
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest, names = digits.manifest, digits.task.names
+    rows = [(manifest.relative_path(row), int(manifest.num_samples[row]), 16_000) for row in division.train.tolist()]
+    write_manifest(folder / "train.tsv", manifest.root, rows)
+    write_lines(folder / "train.lbl", [names[target] for target in digits.task.targets[division.train]])
+    write_lines(folder / "labels.txt", names)
+    path = max(checkpoints_of(out / "runs" / "frame").items())[1]
+    begin = [f"model.pretrained={path}"]
+    if job.method == "scratch":  # the same network; layer-wise decay is for what is pretrained
+        fields = {name: getattr(read_checkpoint(path).model, name) for name in ARCHITECTURE}
+        begin = [*(f"model.{name}={value}" for name, value in fields.items()), "model.layer_decay=1.0"]
+    command = [
+        "fairseq-hydra-train", "--config-dir", str(REPOSITORY / "examples"), "--config-name", "finetune_fsdd",
+        f"common.user_dir={REPOSITORY / 'mae_ast_fairseq'}", f"task.data={folder}", f"hydra.run.dir={folder}",
+        f"common.seed={job.seed + 1}", "optimization.max_update=200", "lr_scheduler.warmup_updates=20",
+        "dataset.disable_validation=true", "checkpoint.save_interval=1000000",
+        "checkpoint.no_save_optimizer_state=true", *begin,
+    ]  # fmt: skip
+    with (folder / "train.log").open("w") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    last = folder / "checkpoints" / "checkpoint_last.pt"
+    clips = [Clip(manifest.path(row)) for row in division.test.tolist()]
+    found = predict(build_model(read_checkpoint(last)), clips, window_samples=160_000, hop_samples=160_000)
+    answers = np.array([windows[0].probabilities.argmax() for windows in found])
+    accuracy = float((answers == digits.task.targets[division.test]).mean())
+    add_result(out / "results-few-shot.jsonl", stage="few-shot", **job._asdict(), accuracy=accuracy)
+    last.unlink()
+    print(f"{job}: {accuracy:.1%}", file=sys.stderr, flush=True)
+
+
+STAGES = {
+    "corpus": make_corpus,
+    "pretrain": pretrain,
+    "probe": probe,
+    "few-shot": few_shot,
+    "report": lambda args: report.write(args.out, results_of(args.out), Path(__file__).parent),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
