@@ -32,6 +32,7 @@ from mae_ast_fairseq.checkpoints import build_model, build_untrained, read_check
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
 from mae_ast_fairseq.data.scan import write_lines
+from mae_ast_fairseq.data.synthetic import write_corpus as write_synthetic
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.features import clip_features
 from mae_ast_fairseq.finetuning import ARCHITECTURE
@@ -47,31 +48,36 @@ NUM_INNER = 2  # parts of the training groups, each in turn, by which a probe ch
 
 MAIN = ("optimization.max_update=12000", "lr_scheduler.warmup_updates=600", "common.bf16=false")
 VARIANT = ("optimization.max_update=3000", "lr_scheduler.warmup_updates=300", "common.bf16=false")
-SHORT = ("optimization.max_update=700", "lr_scheduler.total_num_update=4000", "common.bf16=false")
+SHORT = ("optimization.max_update=500", "lr_scheduler.total_num_update=4000")
 FAILING = (*SHORT, "model.head_init_scale=1.0", "optimization.lr=[0.0007]", "lr_scheduler.warmup_updates=150")
+FLOAT32 = "common.bf16=false"
 FRAME, PATCH = "mae_ast_tiny_frame", "mae_ast_tiny"
 RUNS = {
     "frame": (FRAME, MAIN),
     "patch": (PATCH, MAIN),
     # what else was tried, on frames
     "frame-3000": (FRAME, VARIANT),
-    "frame-lr-1e-3": (FRAME, (*VARIANT, "optimization.lr=[0.001]")),
+    "frame-lr-0.001": (FRAME, (*VARIANT, "optimization.lr=[0.001]")),
     "frame-chunk": (FRAME, (*VARIANT, "task.mask_type=chunk_mask")),
     "frame-reconstruction": (FRAME, (*VARIANT, "criterion.classification_weight=0")),
-    "frame-infonce": (FRAME, (*VARIANT, "criterion.reconstruction_weight=0")),
-    # healthy and collapsed starts
-    "patch-700": (PATCH, SHORT),
-    "patch-700-bf16": (PATCH, (*SHORT, "common.bf16=true")),
-    "patch-700-utterance": (PATCH, (*SHORT, "model.normalization=utterance")),
-    "frame-700-bf16": (FRAME, (*SHORT, "common.bf16=true")),
-    "patch-failing": (PATCH, FAILING),
-    "patch-failing-bf16": (PATCH, (*FAILING, "common.bf16=true")),
-    "patch-failing-utterance": (PATCH, (*FAILING, "model.normalization=utterance")),
-    "patch-failing-reconstruction": (PATCH, (*FAILING, "criterion.classification_weight=0")),
-    "patch-failing-pre-LayerNorm": (PATCH, (*FAILING, "model.layer_norm_first=true", "optimization.lr=[0.003]")),
-    "frame-failing": (FRAME, (*FAILING, "optimization.lr=[0.002]")),
+    # the recipes' first 500 updates, on three corpora
+    "patch-500": (PATCH, (*SHORT, FLOAT32)),
+    "patch-500-bf16": (PATCH, SHORT),
+    "frame-500-bf16": (FRAME, SHORT),
+    "patch-500-shared": (PATCH, (*SHORT, FLOAT32, "task.data={out}/recordings")),
+    "patch-500-shared-bf16": (PATCH, (*SHORT, "task.data={out}/recordings")),
+    "patch-500-demo": (PATCH, (*SHORT, FLOAT32, "task.data={out}/synthetic")),
+    "patch-500-demo-bf16": (PATCH, (*SHORT, "task.data={out}/synthetic")),
+    # starts that collapse
+    "patch-failing": (PATCH, (*FAILING, FLOAT32)),
+    "patch-failing-bf16": (PATCH, FAILING),
+    "patch-failing-utterance": (PATCH, (*FAILING, FLOAT32, "model.normalization=utterance")),
+    "patch-failing-reconstruction": (PATCH, (*FAILING, FLOAT32, "criterion.classification_weight=0")),
+    "patch-failing-small-heads": (PATCH, (*FAILING, FLOAT32, "model.head_init_scale=0.01")),
+    "patch-failing-pre-LayerNorm": (PATCH, (*FAILING, FLOAT32, "model.layer_norm_first=true")),
+    "frame-failing": (FRAME, (*FAILING, FLOAT32)),
 }
-PROBED = ("frame", "patch", "frame-3000", "frame-lr-1e-3", "frame-chunk", "frame-reconstruction", "frame-infonce")
+PROBED = ("frame", "patch", "frame-3000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
 
 
 def main() -> int:
@@ -116,7 +122,12 @@ def is_done(results: Sequence[dict[str, Any]], **wanted: Any) -> bool:
 
 
 def make_corpus(args: argparse.Namespace) -> None:
-    """Fetch the open corpus, and decode it to 16 kHz once: each clip is read some ten times."""
+    """Fetch the open corpus, and decode it to 16 kHz once: each clip is read some ten times. List two small ones."""
+    if not (args.out / "synthetic" / "train.tsv").is_file():
+        write_synthetic(args.out / "synthetic" / "audio", num_clips=600)
+        list_audio(args.out / "synthetic" / "audio", args.out / "synthetic")
+    if not (args.out / "recordings" / "train.tsv").is_file():
+        list_audio(args.fsdd.parent, args.out / "recordings")
     if (args.out / "data" / "train.tsv").is_file():
         return
     corpus = args.out / "corpus"
@@ -128,6 +139,11 @@ def make_corpus(args: argparse.Namespace) -> None:
             rows = pool.starmap(decode, [(path, args.out / "data" / "audio", name) for path, name in clips], 32)
         write_manifest(args.out / "data" / f"{split}.tsv", args.out / "data" / "audio", [row for row in rows if row])
     subprocess.run(["mae-ast", "stats", args.out / "data" / "train.tsv"], check=True)
+
+
+def list_audio(folder: Path, data: Path) -> None:
+    """Write manifests of a folder's audio."""
+    subprocess.run(["mae-ast", "manifest", folder, "--out", data], check=True)
 
 
 def decode(path: str, folder: Path, name: str) -> tuple[str, int, int] | None:
@@ -158,13 +174,14 @@ def train(out: Path, name: str) -> None:
     if (folder / "done").is_file():
         return
     recipe, overrides = RUNS[name]
-    every = 100 if overrides[:3] == SHORT else 1000
+    every = 100 if overrides[:2] == SHORT else 1000
     command = [
         "fairseq-hydra-train", "--config-dir", str(REPOSITORY / "examples"), "--config-name", recipe,
         f"common.user_dir={REPOSITORY / 'mae_ast_fairseq'}", f"task.data={out / 'data'}", f"hydra.run.dir={folder}",
         "common.log_format=json", "common.log_interval=100",
         f"dataset.validate_interval_updates={every}", "dataset.validate_interval=1000",
-        "checkpoint.save_interval_updates=1000", "checkpoint.save_interval=1000", *overrides,
+        "checkpoint.save_interval_updates=1000", "checkpoint.save_interval=1000",
+        *(override.format(out=out) for override in overrides),
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "train.log").open("a") as log:

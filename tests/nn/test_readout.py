@@ -220,7 +220,8 @@ def test_layers_that_are_not_there_are_named(text: str, shown: str) -> None:
     with pytest.raises(ConfigError) as caught:
         layer_numbers("a.b", parse_layers(text), 3)
     assert str(caught.value) == (
-        f"a.b: {shown} was given; the model has layers 1 to 3: expected one of these, different ones as in 2,4, last or all"
+        f"a.b: {shown} was given; the model has layers 1 to 3: "
+        "expected one of these, different ones as in 2,4, last or all"
     )
 
 
