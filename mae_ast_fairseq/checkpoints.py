@@ -91,7 +91,7 @@ class Checkpoint(NamedTuple):
 def checkpoint_path(name: str | Path) -> Path:
     """Return the path of a checkpoint: of one that the package brings by its name, unless a file is called so."""
     path = Path(name)
-    return path if path.exists() else BUNDLED.get(str(name), path)
+    return path if path.is_file() else BUNDLED.get(str(name), path)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -5,6 +5,7 @@ average by position: `token_spread` and `content_gain` see it. Or tokens come to
 `effective_rank` sees it.
 """
 
+import math
 from typing import NamedTuple, Optional
 
 import torch
@@ -52,7 +53,12 @@ def token_spread(moments: TokenMoments) -> float:
 
 
 def effective_rank(moments: TokenMoments) -> float:
-    """Return exp(entropy of the normalised singular values of the deviations): 1 to C (Roy and Vetterli 2007)."""
+    """Return exp(entropy of the normalised singular values of the deviations): 1 to C (Roy and Vetterli 2007).
+
+    NaN where a token is not finite, as float16 may give.
+    """
+    if not moments.scatter.isfinite().all():
+        return float("nan")
     singular_values = torch.linalg.eigvalsh(moments.scatter.cpu()).clamp(min=0).sqrt()
     shares = singular_values / singular_values.sum().clamp(min=1e-30)
     return float(torch.special.entr(shares).sum().exp())
@@ -67,14 +73,18 @@ def diagnose(spread: float, rank: float, gain: Optional[float], max_rank: int) -
         gain: relative growth of the error where clips swap what the encoder gave; None: not measured.
         max_rank: the smaller of the encoder's width and the number of tokens.
     """
+    if not all(map(math.isfinite, (spread, rank, 0.0 if gain is None else gain))):
+        return "the encoder gives values that are not finite; use float32 or bfloat16, and a lower optimization.lr"
+    least = MIN_RANK_FRACTION * max_rank
     faults = []
     if spread < MIN_SPREAD:
-        faults.append(f"tokens of a clip are nearly alike (token_spread {spread:.2f}, expected {MIN_SPREAD} or more)")
-    if rank < MIN_RANK_FRACTION * max_rank:
-        expected = f"expected {MIN_RANK_FRACTION * max_rank:.0f} or more of {max_rank}"
-        faults.append(f"tokens differ in few directions (effective_rank {rank:.1f}, {expected})")
+        faults.append(f"tokens of a clip are nearly alike (token_spread {spread:.3f}, expected {MIN_SPREAD} or more)")
+    if rank < least:
+        faults.append(
+            f"tokens differ in few directions (effective_rank {rank:.2f}, expected {least:.1f} or more of {max_rank})"
+        )
     if gain is not None and gain < MIN_GAIN:
-        faults.append(f"the decoder hardly reads the encoder (content_gain {gain:.2f}, expected {MIN_GAIN} or more)")
+        faults.append(f"the decoder hardly reads the encoder (content_gain {gain:.3f}, expected {MIN_GAIN} or more)")
     if not faults:
         return None
     return (

@@ -5,6 +5,7 @@ The registered fairseq configs derive from these. Names are those of the release
 released behaviour, and our recipes under `examples/` say where they differ.
 """
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -95,7 +96,7 @@ class ClassifierFields(EncoderFields):
     )
     multi_label: bool = option(False, "a clip may have many labels: probabilities by sigmoid; as task.multi_label")
     readout: str = option("mean", "a clip's vector: mean, mean+max, mean+std; of patches also bands, bands+max")
-    readout_layers: str = option("last", "the layers that are read out: last, all, or numbers from 1 as in 2,4")
+    readout_layers: str = option("last", "the layers that are read out: last, all, or numbers from 1, in quotes: '2,4'")
     head_dropout: float = option(0.0, "dropout of what is read out, before the linear layer")
 
 
@@ -146,7 +147,7 @@ def require_choice(name: str, value: str, choices: Collection[str]) -> None:
 
 def require_positive(name: str, value: float) -> None:
     """Raise ConfigError unless `value` is above zero."""
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ConfigError(f"{name}: {value} was given; expected more than 0")
 
 

@@ -37,7 +37,8 @@ class FinetuningFields(ClassifierFields):
     """Fields of the `mae_ast_classifier` model as it is trained: those of the classifier, and how it learns."""
 
     pretrained: Optional[str] = option(
-        None, "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier); none: from scratch"
+        None,
+        "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier), or tiny; none: from scratch",
     )
     freeze_finetune_updates: int = option(
         0, "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe"

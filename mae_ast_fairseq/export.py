@@ -59,6 +59,8 @@ def in_precision(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
         key: tensor.to(dtype) if tensor.is_floating_point() and not key.startswith("batch_norm.") else tensor
         for key, tensor in checkpoint.state.items()
     }
+    if not all(torch.isfinite(tensor).all() for tensor in state.values()):
+        refuse(checkpoint.path, f"weights are too large for {dtype}", "finite ones", "export it with bfloat16")
     return checkpoint._replace(state=state)
 
 

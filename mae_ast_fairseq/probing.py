@@ -23,7 +23,15 @@ from mae_ast_fairseq.nn.readout import ALL
 FLOORS = (1e-6, 3e-5, 1e-2, 1.0)  # of the variances in whitening
 REGULARISATIONS = (0.01, 0.1, 1.0)  # scikit-learn's C, the inverse of the penalty's weight
 NEIGHBOURS = (1, 5, 10, 20)
-PENALTIES = (1e-4, 1e-3, 1e-2, 0.1, 1.0)  # of ridge regression, beside features of variance 1 and for each clip
+PENALTIES = (
+    1e-3,
+    1e-2,
+    0.03,
+    0.1,
+    0.3,
+    1.0,
+    10.0,
+)  # of ridge regression, for each clip
 MIN_VARIANCE = 1e-12  # beside the largest, of a direction that training clips have
 MAX_ITERATIONS = 200  # of L-BFGS: with a small floor tens do, with a large one the last digits do not matter
 MANY_FITS = 100_000  # classes times rows from which on one classifier a class is fitted in several processes
@@ -67,7 +75,8 @@ def whiten(
     else:  # the same directions, as far as the training clips have any, by way of N x N inner products
         variances, mixtures = np.linalg.eigh(train @ train.T / len(train))
         is_real = variances > MIN_VARIANCE * variances[-1]
-        variances = variances[is_real]
+        is_real[-1] = True  # of constant features too, one remains
+        variances = np.maximum(variances[is_real], np.finfo(float).tiny)
         directions = train.T @ (mixtures[:, is_real] / np.sqrt(variances * len(train)))
     train, others = train @ directions, others @ directions
     scales = [1 / np.sqrt(np.maximum(variances, 0) + floor) for floor in floors if floor is not None]
@@ -216,8 +225,9 @@ def candidates_of(readouts: Mapping[str, np.ndarray], layers: Sequence[str]) -> 
     found = {}
     for readout, values in readouts.items():
         for layer in layers:
-            numbers = slice(None) if layer == ALL else [int(number) - 1 for number in layer.split(",")]
-            found[Candidate(readout, layer)] = values[:, numbers].reshape(len(values), -1)
+            numbers = range(values.shape[1]) if layer == ALL else [int(number) - 1 for number in layer.split(",")]
+            parts = [values[:, number] for number in numbers]
+            found[Candidate(readout, layer)] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
     return found
 
 

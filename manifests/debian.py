@@ -1,6 +1,6 @@
 """An open corpus from Debian packages: fetched, unpacked (nothing is installed), listed in manifests with labels.
 
-18 hours of speech in some 25 languages, music and sounds. Any other package that holds audio can be named. Run again,
+17.6 hours of speech in some 25 languages, music and sounds. Any other package that holds audio can be named. Run again,
 it goes on where it stopped. OUT then holds
 
     train.tsv, valid.tsv         all packages, for pretraining: task.data=OUT
@@ -14,7 +14,9 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,8 +50,8 @@ def labels_of(path: str) -> dict[str, str]:
         labels |= {"language": found[1], "word": name}
     elif found := re.search(r"/tuxpaint/stamps/(\w+)/", path):
         labels["kind"] = found[1]
-        if described := re.search(r"_desc_(\w+)$", name):
-            labels["language"] = described[1]
+        if described := re.search(r"_desc(?:_(\w+))?$", name):
+            labels["language"] = described[1] or "en"
     elif found := re.search(r"/Sounds/voices/(\w+)/", path):
         labels["speaker"] = f"hedgewars {found[1]}"
     return labels
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Fetch, scan, write; 1 where a package could not be had, the others being there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the corpus; made if absent")
-    parser.add_argument("packages", nargs="*", help="Debian packages (default: 12 of 18 hours)")
+    parser.add_argument("packages", nargs="*", help="Debian packages (default: 12 of 17.6 hours)")
     parser.add_argument("--valid", type=float, default=0.05, help="fraction for valid (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1337, help="seed of that choice (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="probing processes")
@@ -103,14 +105,12 @@ def write_corpus(args: argparse.Namespace, packages: Sequence[Package]) -> list[
         splits[split_side(row.relative_path, args.valid, args.seed)].append(row)
     write_rejected(args.out / "rejected.tsv", rejected)
     write_folder(args.out, root, splits)
+    for folder in ("by_package", "labels"):  # of an earlier choice of packages
+        shutil.rmtree(args.out / folder, ignore_errors=True)
     for package in packages:
-        own = {split: [row for row in rows if row.relative_path.startswith(f"{package.name}/")]
-               for split, rows in splits.items()}  # fmt: skip
-        write_folder(args.out / "by_package" / package.name, root, own)
+        write_folder(args.out / "by_package" / package.name, root, rows_of(package, splits))
     for kind in sorted({kind for row in accepted for kind in labels_of(row.relative_path)}):
-        known = {split: [row for row in rows if kind in labels_of(row.relative_path)]
-                 for split, rows in splits.items()}  # fmt: skip
-        write_folder(args.out / "labels" / kind, root, known, kind)
+        write_folder(args.out / "labels" / kind, root, labelled(kind, splits), kind)
     figures = [figures_of(package, splits) for package in packages]
     with atomic_write(args.out / "packages.json") as stream:
         noted = [package._asdict() | figure for package, figure in zip(packages, figures, strict=True)]
@@ -118,12 +118,31 @@ def write_corpus(args: argparse.Namespace, packages: Sequence[Package]) -> list[
     return figures
 
 
+def labelled(kind: str, splits: dict[str, list[ManifestRow]]) -> dict[str, list[ManifestRow]]:
+    """Return the rows that have a label of a kind: words that two languages have, and labels that train has."""
+    known = {split: [row for row in rows if kind in labels_of(row.relative_path)] for split, rows in splits.items()}
+    if kind == "word":
+        spoken = {(labels["word"], labels["language"]) for rows in known.values() for row in rows
+                  if (labels := labels_of(row.relative_path))}  # fmt: skip
+        counts = Counter(word for word, _ in spoken)
+        known = {split: [row for row in rows if counts[labels_of(row.relative_path)["word"]] > 1]
+                 for split, rows in known.items()}  # fmt: skip
+    learnt = {labels_of(row.relative_path)[kind] for row in known["train"]}
+    known["valid"] = [row for row in known["valid"] if labels_of(row.relative_path)[kind] in learnt]
+    return known
+
+
+def rows_of(package: Package, splits: dict[str, list[ManifestRow]]) -> dict[str, list[ManifestRow]]:
+    """Return the rows of a package."""
+    prefix = f"{package.name}/"
+    return {split: [row for row in rows if row.relative_path.startswith(prefix)] for split, rows in splits.items()}
+
+
 def write_folder(out: Path, root: Path, splits: dict[str, list[ManifestRow]], kind: str | None = None) -> None:
     """Write the manifests of the splits that have files, and the labels of a kind."""
     out.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         if not rows:
-            (out / f"{split}.tsv").unlink(missing_ok=True)
             continue
         write_manifest(out / f"{split}.tsv", root, rows)
         if kind is not None:
@@ -132,8 +151,7 @@ def write_folder(out: Path, root: Path, splits: dict[str, list[ManifestRow]], ki
 
 def figures_of(package: Package, splits: dict[str, list[ManifestRow]]) -> dict[str, Any]:
     """Return a package's name, version, files and hours of each split, and licences."""
-    own = {split: [row for row in rows if row.relative_path.startswith(f"{package.name}/")]
-           for split, rows in splits.items()}  # fmt: skip
+    own = rows_of(package, splits)
     hours = sum(row.num_samples / row.sample_rate for rows in own.values() for row in rows) / 3600
     licences = ", ".join(package.licences) or f"see packages/{package.copyright}"
     return {"package": package.name, "version": package.version, "train": len(own["train"]),

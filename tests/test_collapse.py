@@ -102,3 +102,16 @@ def test_healthy_figures_say_nothing(gain: float | None) -> None:
 def test_few_tokens_have_few_directions() -> None:
     assert diagnose(0.7, 5.0, None, max_rank=20) is None
     assert diagnose(0.7, 5.0, None, max_rank=192) is not None
+
+
+@pytest.mark.parametrize("figures", [(float("nan"), 50.0, 0.5), (0.7, float("nan"), 0.5), (0.7, 50.0, float("inf"))])
+def test_figures_that_are_not_finite_are_a_fault_of_their_own(figures: tuple[float, float, float]) -> None:
+    message = diagnose(*figures, max_rank=192)
+    assert message is not None
+    assert "not finite" in message
+
+
+def test_tokens_that_are_not_finite_have_no_rank() -> None:
+    tokens = draw(2, 5, WIDTH)
+    tokens[0, 0, 0] = torch.inf
+    assert np.isnan(effective_rank(token_moments(tokens)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -74,8 +75,10 @@ STAMPS = "usr/share/tuxpaint/stamps"
 @pytest.fixture
 def corpus(store, tmp_path) -> Path:
     build_package(store, "fillets-ng-data-cs", [f"{FISH}/keys/cs/k-{who}-{n}.ogg" for who in "mvx" for n in range(4)])
-    build_package(store, "ktuberling-data", [f"{WORDS}/{lang}/{word}.wav" for lang in ("de", "fr") for word in "abcd"])
-    build_package(store, "tuxpaint-stamps-default", [f"{STAMPS}/animals/cat_desc_el.ogg", f"{STAMPS}/food/bite.ogg"])
+    build_package(store, "ktuberling-data", [f"{WORDS}/{lang}/{word}.wav" for lang in ("de", "fr") for word in "abcd"]
+                  + [f"{WORDS}/de/only.wav"])  # fmt: skip
+    stamps = ("animals/cat_desc_el.ogg", "animals/cat_desc.ogg", "food/bite.ogg")
+    build_package(store, "tuxpaint-stamps-default", [f"{STAMPS}/{stamp}" for stamp in stamps])
     out = tmp_path / "out"
     done = run(out, "fillets-ng-data-cs", "ktuberling-data", "tuxpaint-stamps-default", "--valid", 0.4)
     assert done.returncode == 0, done.stderr
@@ -89,7 +92,7 @@ def rows_of(path: Path) -> list[str]:
 
 def test_all_packages_are_listed_together_and_each_by_itself(corpus):
     together = sorted(rows_of(corpus / "train.tsv") + rows_of(corpus / "valid.tsv"))
-    assert len(together) == 12 + 8 + 2
+    assert len(together) == 12 + 9 + 3
     apart = []
     for folder in (corpus / "by_package").iterdir():
         for path in folder.glob("*.tsv"):
@@ -101,32 +104,37 @@ def test_all_packages_are_listed_together_and_each_by_itself(corpus):
     assert all(Path(manifest.path(row)).is_file() for row in range(len(manifest)))
 
 
-def test_labels_are_what_the_names_tell(corpus):
-    def labels(kind: str) -> dict[str, str]:
-        found = {}
-        for split in ("train", "valid"):
-            rows = rows_of(corpus / "labels" / kind / f"{split}.tsv")
-            found |= dict(zip(rows, (corpus / "labels" / kind / f"{split}.lbl").read_text().splitlines(), strict=True))
-        return found
+@pytest.mark.parametrize(
+    ("path", "labels"),
+    [
+        (f"fillets-ng-data-cs/{FISH}/keys/cs/k-m-1.ogg", {"language": "cs", "speaker": "cs small fish"}),
+        (f"fillets-ng-data-nl/{FISH}/keys/nl/k-v-1.ogg", {"language": "nl", "speaker": "nl big fish"}),
+        (f"fillets-ng-data-nl/{FISH}/keys/nl/k-x-1.ogg", {"language": "nl"}),
+        (f"ktuberling-data/{WORDS}/fr/b.wav", {"language": "fr", "word": "b"}),
+        (f"tuxpaint-stamps-default/{STAMPS}/animals/fish/cat_desc_el.ogg", {"language": "el", "kind": "animals"}),
+        (f"tuxpaint-stamps-default/{STAMPS}/animals/cat_desc.ogg", {"language": "en", "kind": "animals"}),
+        (f"tuxpaint-stamps-default/{STAMPS}/food/bite.ogg", {"kind": "food"}),
+        ("hedgewars-data/usr/share/games/hedgewars/Data/Sounds/voices/Mobster/A.ogg", {"speaker": "hedgewars Mobster"}),
+        ("any/usr/share/a.ogg", {}),
+    ],
+)
+def test_labels_are_what_names_tell(path: str, labels: dict[str, str]):
+    labels_of = runpy.run_path(str(SCRIPT))["labels_of"]
+    assert labels_of(path) == labels | {"source": path.split("/")[0]}
 
-    assert sorted(path.name for path in (corpus / "labels").iterdir()) == [
-        "kind",
-        "language",
-        "source",
-        "speaker",
-        "word",
-    ]
-    speakers = labels("speaker")
-    assert {path.rsplit("/", 1)[1][:3]: name for path, name in speakers.items()} == {
-        "k-m": "cs small fish",
-        "k-v": "cs big fish",
-    }
-    assert labels("word")[f"ktuberling-data/{WORDS}/fr/b.wav"] == "b"
-    languages = labels("language")
-    assert languages[f"ktuberling-data/{WORDS}/fr/b.wav"] == "fr"
-    assert languages[f"tuxpaint-stamps-default/{STAMPS}/animals/cat_desc_el.ogg"] == "el"
-    assert f"tuxpaint-stamps-default/{STAMPS}/food/bite.ogg" not in languages
-    assert labels("source")[f"tuxpaint-stamps-default/{STAMPS}/food/bite.ogg"] == "tuxpaint-stamps-default"
+
+def test_label_files_go_with_their_manifests_and_valid_has_no_label_that_train_lacks(corpus):
+    folders = {folder.name: folder for folder in (corpus / "labels").iterdir()}
+    assert folders.keys() == {"kind", "language", "source", "speaker", "word"}
+    for folder in folders.values():
+        found = {}
+        for path in folder.glob("*.tsv"):
+            found[path.stem] = dict(zip(rows_of(path), path.with_suffix(".lbl").read_text().splitlines(), strict=True))
+        assert set(found.get("valid", {}).values()) <= set(found["train"].values())
+        if folder.name == "word":
+            words = {**found["train"], **found.get("valid", {})}
+            assert all(path.endswith(f"/{word}.wav") for path, word in words.items())
+            assert set(words.values()) < set("abcd")  # `only` is of one language, others are only in valid
 
 
 def test_packages_are_noted_with_version_licences_and_figures(corpus):
@@ -135,8 +143,8 @@ def test_packages_are_noted_with_version_licences_and_figures(corpus):
     assert words["version"] == "1.2-3"
     assert words["licences"] == "CC0, GPL-2+"
     assert (corpus / "packages" / words["copyright"]).read_text() == COPYRIGHT
-    assert words["train"] + words["valid"] == 8
-    assert words["hours"] == pytest.approx(4 * (8_000 / 16_000 + 8_000 / 22_050) / 3600)
+    assert words["train"] + words["valid"] == 9
+    assert words["hours"] == pytest.approx((4 * 8_000 / 16_000 + 5 * 8_000 / 22_050) / 3600)
 
 
 def test_what_is_there_is_not_fetched_again_and_a_stopped_one_is(corpus, store):
@@ -146,6 +154,13 @@ def test_what_is_there_is_not_fetched_again_and_a_stopped_one_is(corpus, store):
     assert run(corpus, "ktuberling-data", "fillets-ng-data-cs").returncode == 0
     assert asked(store)[before:] == ["download ktuberling-data"]
     assert not (corpus / "packages" / "ktuberling-data.partial").exists()
+
+
+def test_another_choice_of_packages_leaves_nothing_of_the_first(corpus):
+    assert run(corpus, "ktuberling-data").returncode == 0
+    assert [folder.name for folder in (corpus / "by_package").iterdir()] == ["ktuberling-data"]
+    assert {folder.name for folder in (corpus / "labels").iterdir()} == {"language", "source", "word"}
+    assert {row.split("/")[0] for row in rows_of(corpus / "train.tsv")} == {"ktuberling-data"}
 
 
 def test_a_package_that_is_gone_is_one_line_and_the_others_are_written(store, tmp_path):

@@ -26,6 +26,7 @@ ROWS = {  # of the table of probes: the model's name, what it is called, the rea
     "pretrained, best readout ": ("patch", BEST),
 }
 VARIANTS = ("frame-3000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
+SIDE_BY_SIDE = ("patch-500-recordings", "patch-failing-recordings")
 FIGURES = {"token_spread": "spread", "effective_rank": "rank", "content_gain": "gain"}
 _VALIDATION = re.compile(r"\[valid\]\[INFO\] - (\{.*\})")
 
@@ -47,7 +48,7 @@ def write(out: Path, results: Sequence[Result], docs: Path) -> None:
     lines = [json.dumps(result) for result in results]
     (docs / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
     draw_curves(docs / "curves.png", probes, sets)
-    draw_health(docs / "collapse.png", {name: runs[name] for name in ("patch-500", "patch-failing") if name in runs})
+    draw_health(docs / "collapse.png", {name: runs[name] for name in SIDE_BY_SIDE if name in runs})
 
 
 def last_of(probes: Sequence[Result], model: str, **wanted: Any) -> list[float]:

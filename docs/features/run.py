@@ -50,7 +50,8 @@ MAIN = ("optimization.max_update=12000", "lr_scheduler.warmup_updates=600", "com
 VARIANT = ("optimization.max_update=3000", "lr_scheduler.warmup_updates=300", "common.bf16=false")
 SHORT = ("optimization.max_update=500", "lr_scheduler.total_num_update=4000")
 FAILING = (*SHORT, "model.head_init_scale=1.0", "optimization.lr=[0.0007]", "lr_scheduler.warmup_updates=150")
-FLOAT32 = "common.bf16=false"
+FLOAT32, FAST = "common.bf16=false", "optimization.lr=[0.002]"
+RECORDINGS, SYNTHETIC = "task.data={out}/recordings", "task.data={out}/synthetic"
 FRAME, PATCH = "mae_ast_tiny_frame", "mae_ast_tiny"
 RUNS = {
     "frame": (FRAME, MAIN),
@@ -61,21 +62,18 @@ RUNS = {
     "frame-chunk": (FRAME, (*VARIANT, "task.mask_type=chunk_mask")),
     "frame-reconstruction": (FRAME, (*VARIANT, "criterion.classification_weight=0")),
     # the recipes' first 500 updates, on three corpora
-    "patch-500": (PATCH, (*SHORT, FLOAT32)),
-    "patch-500-bf16": (PATCH, SHORT),
     "frame-500-bf16": (FRAME, SHORT),
-    "patch-500-shared": (PATCH, (*SHORT, FLOAT32, "task.data={out}/recordings")),
-    "patch-500-shared-bf16": (PATCH, (*SHORT, "task.data={out}/recordings")),
-    "patch-500-demo": (PATCH, (*SHORT, FLOAT32, "task.data={out}/synthetic")),
-    "patch-500-demo-bf16": (PATCH, (*SHORT, "task.data={out}/synthetic")),
-    # starts that collapse
+    "patch-500-recordings": (PATCH, (*SHORT, FLOAT32, RECORDINGS)),
+    "patch-500-recordings-bf16": (PATCH, (*SHORT, RECORDINGS)),
+    "patch-500-synthetic-bf16": (PATCH, (*SHORT, SYNTHETIC)),
+    # starts that collapse, or were thought to
     "patch-failing": (PATCH, (*FAILING, FLOAT32)),
-    "patch-failing-bf16": (PATCH, FAILING),
-    "patch-failing-utterance": (PATCH, (*FAILING, FLOAT32, "model.normalization=utterance")),
-    "patch-failing-reconstruction": (PATCH, (*FAILING, FLOAT32, "criterion.classification_weight=0")),
-    "patch-failing-small-heads": (PATCH, (*FAILING, FLOAT32, "model.head_init_scale=0.01")),
-    "patch-failing-pre-LayerNorm": (PATCH, (*FAILING, FLOAT32, "model.layer_norm_first=true")),
-    "frame-failing": (FRAME, (*FAILING, FLOAT32)),
+    "patch-failing-recordings": (PATCH, (*FAILING, FLOAT32, RECORDINGS)),
+    "patch-failing-recordings-bf16": (PATCH, (*FAILING, RECORDINGS)),
+    "frame-failing-recordings": (FRAME, (*FAILING, FLOAT32, RECORDINGS)),
+    "patch-failing-synthetic": (PATCH, (*FAILING, FLOAT32, SYNTHETIC)),
+    "patch-failing-lr-0.002": (PATCH, (*FAILING, FLOAT32, FAST)),
+    "frame-failing-lr-0.002": (FRAME, (*FAILING, FLOAT32, FAST)),
 }
 PROBED = ("frame", "patch", "frame-3000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
 
@@ -204,7 +202,7 @@ def probe(args: argparse.Namespace) -> None:
     file = args.out / "results-probe.jsonl"
     for model, seeds, extract in models_to_probe(args.out):
         for name, probe_set in probe_sets.items():
-            done = results_of(args.out)
+            done = [result for result in results_of(args.out) if result.get("readout") == "best"]  # written last
             wanted = [seed for seed in seeds if not is_done(done, stage="probe", model=model, set=name, seed=seed)]
             readouts = extract(probe_set) if wanted else {}
             for seed in wanted:

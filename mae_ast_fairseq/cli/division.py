@@ -70,7 +70,7 @@ def add_division_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--train", default="train", help="split to learn from (default: %(default)s)")
     parser.add_argument(
         "--valid",
-        help="split by which C, k and layer are chosen (default: valid where it is, or else a fifth of train)",
+        help="split by which settings, layer and readout are chosen (default: valid, or a fifth of train)",
     )
     parser.add_argument("--test", default="test", help="split to test on (default: %(default)s)")
     parser.add_argument(
@@ -88,7 +88,7 @@ def add_division_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         help="the same, the group being what the parentheses capture in a clip's path, as in '_([a-z]+)_'",
     )
-    parser.add_argument("--multi-label", action="store_true", help="a clip may have many labels: mAP, linear only")
+    parser.add_argument("--multi-label", action="store_true", help="a clip may have many labels: mAP, linear and ridge")
     parser.add_argument("--shots", type=int, help="training clips of each class, drawn by seed (default: all)")
 
 

@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layer",
         default="best",
-        help="a number from 1, several as in 2,4, last, all (one after another), best (of each and all, on validation "
-        "clips) or each, which lists them (default: %(default)s)",
+        help="a number from 1, several as in 2,4, last, all (one after another), best (one, by validation clips) or "
+        "each, which lists them, all, and the best of these (default: %(default)s)",
     )
     parser.add_argument(
         "--readout",
@@ -171,11 +171,11 @@ class _Layers(NamedTuple):
 
 def _layers(layer: str, num_layers: int) -> _Layers:
     """Read `--layer`; raises ConfigError for one that is not there."""
-    every = [*map(str, range(1, num_layers + 1)), ALL]
+    single = list(map(str, range(1, num_layers + 1)))
     if layer == "best":
-        return _Layers(every, ["best"])
+        return _Layers(single, ["best"])
     if layer == "each":
-        return _Layers(every, [*every, "best"])
+        return _Layers([*single, ALL], [*single, ALL, "best"])
     if layer == ALL:
         return _Layers([ALL], [ALL])
     try:

@@ -83,7 +83,6 @@ class MaskedAutoencoder(MaskedPredictor):
         predictions: Predictions,
         num_tokens: int,
         visible: Tensor,
-        visible_padding_mask: Optional[Tensor],
         masked: Tensor,
         token_padding_mask: Optional[Tensor],
     ) -> SwappedErrors:
@@ -91,19 +90,30 @@ class MaskedAutoencoder(MaskedPredictor):
 
         Each clip keeps its own indices. Both times the decoder gets the smaller of the two clips' numbers of visible
         tokens, so that nothing but their content differs. A decoder that paints an average by position does not mind.
+
+        Args:
+            predictions: of the batch, by `forward`.
+            num_tokens: L.
+            visible: [B, V] token indices.
+            masked: [B, M] token indices.
+            token_padding_mask: [B, L] bool, True = padding; None where nothing is padded.
         """
         assert self.final_proj_reconstruction is not None
-        encoded = predictions.encoded.features
-        if visible_padding_mask is not None:
-            visible_padding_mask = visible_padding_mask | visible_padding_mask.roll(1, dims=0)
-        sums = []
-        for states in (encoded, encoded.roll(1, dims=0)):
-            decoded = self.forward_decoder(
-                states, num_tokens, visible, visible_padding_mask, masked, token_padding_mask
+        encoded, padding_mask = predictions.encoded
+        reconstructions = []
+        if padding_mask is None:
+            reconstructions.append(predictions.reconstruction)
+        else:
+            padding_mask = padding_mask | padding_mask.roll(1, dims=0)
+        for states in (encoded, encoded.roll(1, dims=0))[len(reconstructions) :]:
+            decoded = self.forward_decoder(states, num_tokens, visible, padding_mask, masked, token_padding_mask)
+            reconstructions.append(self.final_proj_reconstruction(decoded))
+        return SwappedErrors(
+            *(
+                reconstruction_error(reconstruction, predictions.target, predictions.padding_mask).sum()
+                for reconstruction in reconstructions
             )
-            prediction = self.final_proj_reconstruction(decoded)
-            sums.append(reconstruction_error(prediction, predictions.target, predictions.padding_mask).sum())
-        return SwappedErrors(*sums)
+        )
 
     def remove_pretraining_modules(self) -> None:
         """Drop the decoder and the heads, which only pretraining needs."""

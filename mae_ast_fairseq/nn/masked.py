@@ -24,6 +24,13 @@ class Predictions(NamedTuple):
     encoded: Features
     """what the encoder gave: of the visible tokens, [B, V, C], in MAE-AST, of all in SSAST"""
 
+    def of_first(self, num_clips: int) -> "Predictions":
+        """Return those of the first clips of the batch."""
+        return Predictions(
+            *(None if part is None else part[:num_clips] for part in self[:-1]),  # type: ignore[arg-type]
+            encoded=Features(*(None if part is None else part[:num_clips] for part in self.encoded)),  # type: ignore[arg-type]
+        )
+
 
 class MaskedPredictor(SpectrogramEncoder):
     """Encodes what a mask leaves of a spectrogram, and predicts the masked tokens by two heads.

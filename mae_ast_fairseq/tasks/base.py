@@ -145,12 +145,6 @@ class AudioTask(FairseqTask):
         self._check_bad_files(sample)
         return super().train_step(sample, *args, **kwargs)
 
-    @plain_errors
-    def valid_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Validate on one batch, after a look at how many files proved broken."""
-        self._check_bad_files(sample)
-        return super().valid_step(sample, *args, **kwargs)
-
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
         if sample["num_bad_files"] > 0:
             self._stop_past_max_bad_fraction(is_hopeless=sample["num_bad_files"] >= MAX_REPLACEMENTS)

@@ -26,7 +26,6 @@ from mae_ast_fairseq.finetuning import (
     HEAD,
     encoder_state,
     learning_rate_scales,
-    positions_of,
     taken_fields,
 )
 from mae_ast_fairseq.metrics import METRICS
@@ -151,7 +150,8 @@ class MaeAstClassificationTask(AudioTask):
                 f"task.multi_label: {self.cfg.multi_label} was given; expected {fields.multi_label}, as in {path}, "
                 "which is continued; name another folder by hydra.run.dir to begin anew"
             )
-        return {name: getattr(fields, name) for name in ARCHITECTURE} | {"positions": positions_of(fields)}
+        names = (*ARCHITECTURE, "positions", "readout", "readout_layers")
+        return {name: getattr(fields, name) for name in names}
 
     # --- data
 

@@ -1,6 +1,7 @@
 """The fairseq task `mae_ast_pretraining`: manifests in, masked log-Mel tokens to the model."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -20,6 +21,7 @@ from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
 from mae_ast_fairseq.nn.masked import Predictions
 from mae_ast_fairseq.tasks.base import AudioTask, AudioTaskConfig
 from mae_ast_fairseq.tasks.launch import (
+    MIN_WARMUP,
     data_folders,
     is_first_process,
     is_training_command,
@@ -35,8 +37,8 @@ logger = logging.getLogger(__name__)
 RETAIN_SPANS = "retain_spans"
 """A released mask type that is accepted on loading, and not for pretraining."""
 
-NUM_SWAPPED = 2
-"""So many batches of a validation, in each process, are decoded twice more for `content_gain`."""
+NUM_SWAPPED, NUM_SWAPPED_CLIPS = 2, 8
+"""The clips of so many batches, and at most so many of each, are decoded again for `content_gain`."""
 
 
 @dataclass
@@ -65,9 +67,7 @@ class MaeAstPretrainingTask(AudioTask):
         require_choice("task.mask_type", cfg.mask_type, [*STRATEGIES, RETAIN_SPANS])
         check_pretraining_task(cfg)
         self.model_cfg: Any = None
-        self._health = TokenHealth()
-        self._filler_row: Optional[int] = None
-        self._has_warned = False
+        self._levels_said: set[int] = set()
 
     @plain_errors
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -75,6 +75,8 @@ class MaeAstPretrainingTask(AudioTask):
         if self.cfg.mask_type != RETAIN_SPANS:  # whose probability is another thing
             check_ratio(cfg.random_mask_prob)
         model = super().build_model(cfg, from_checkpoint)
+        self._has_decoder = isinstance(model, MaskedAutoencoder)  # asked here: processes wrap their models
+        self._health = TokenHealth(num_batches=0, has_gain=self._has_decoder)
         self.model_cfg = cfg
         return model
 
@@ -112,56 +114,69 @@ class MaeAstPretrainingTask(AudioTask):
 
     @plain_errors
     def get_batch_iterator(self, dataset: MaskedAudioDataset, *args: Any, **kwargs: Any) -> Any:
-        """Batch a dataset, and note the batch that fairseq gives again to a process that has run out of others."""
+        """Batch a dataset; one for validation begins figures of its own."""
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        if not dataset.training and not is_first_process():
-            self._filler_row = int(dataset.rows[iterator.frozen_batches[0][0]])
+        if not dataset.training:
+            shard, num_shards = iterator.shard_id, iterator.num_shards
+            own_batches = range(shard, len(iterator.frozen_batches), num_shards)
+            self._health = TokenHealth(len(own_batches), has_gain=self._has_decoder)
         return iterator
 
     @plain_errors
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
-        """Validate on one batch, and keep what tells whether the encoder has collapsed.
-
-        As in fine-tuning, fairseq reads the figures when all batches are done, in every process, from the meters that
-        are set up here; each validation of each subset begins with meters of its own.
-        """
+        """Validate on one batch, and keep what tells whether the encoder has collapsed."""
         self._check_bad_files(sample)
         model.eval()
         with torch.no_grad():
             measured = criterion.measure(model, sample)
-            if TokenHealth.NAMES[0] not in metrics.get_active_aggregators()[0]:
-                self._health = TokenHealth()
-            is_filler = self._filler_row is not None and int(sample["id"][0]) == self._filler_row
-            swapped = None if is_filler else self._swapped_errors(model, sample["net_input"], measured.predictions)
-            self._health.add(measured.predictions.encoded, swapped, is_filler)
-        names = (*TokenHealth.NAMES, TokenHealth.GAIN) if self._health.num_swapped else TokenHealth.NAMES
-        for name in names:
-            metrics.log_derived(name, lambda _, name=name: self._health.figures()[name])
+            swapped = self._swapped_errors(model, sample["net_input"], measured.predictions)
+            self._health.add(measured.predictions.encoded, swapped)
         return measured[:3]
 
     def _swapped_errors(
-        self, model: nn.Module, net_input: dict[str, Any], predictions: Predictions
+        self, model: Any, net_input: dict[str, Any], predictions: Predictions
     ) -> Optional[SwappedErrors]:
         """Measure what it costs that clips swap what the encoder gave; None where that is not to be had or needed."""
         source, padding_mask = net_input["source"], net_input["padding_mask"]
-        if len(source) < 2 or self._health.num_swapped == NUM_SWAPPED or not isinstance(model, MaskedAutoencoder):
+        is_enough = self._health.has_all or self._health.num_swapped == NUM_SWAPPED
+        if not self._has_decoder or is_enough or len(source) < 2:
             return None
+        few = slice(NUM_SWAPPED_CLIPS)
         return model.swapped_errors(
-            predictions,
+            predictions.of_first(NUM_SWAPPED_CLIPS),
             num_tokens=self.grid.num_tokens(source.shape[1]),
-            visible=net_input["visible"],
-            visible_padding_mask=net_input["visible_padding_mask"],
-            masked=net_input["masked"],
-            token_padding_mask=model.token_padding_mask(padding_mask),
+            visible=net_input["visible"][few],
+            masked=net_input["masked"][few],
+            token_padding_mask=model.token_padding_mask(None if padding_mask is None else padding_mask[few]),
         )
 
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log what the criterion says, and in validation, also by fairseq-validate, the figures of its tokens.
+
+        fairseq reads these when all batches are done, in every process.
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        if not criterion.training:
+            for name in self._health.names:
+                metrics.log_derived(name, lambda _, name=name: self._health.figures()[name])
+
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
-        """Warn, once in a run, where the encoder has collapsed."""
-        spread, rank = (stats[name] for name in TokenHealth.NAMES)
-        gain = stats.get(TokenHealth.GAIN)
-        if stats["num_updates"] < (self._setting("warmup_updates") or 0):
-            gain = None  # the decoder has hardly begun to read
-        fault = diagnose(spread, rank, gain, self._health.max_rank)
-        if fault and not self._has_warned and is_first_process():
-            logger.warning(fault)
-        self._has_warned = self._has_warned or fault is not None
+        """Warn, once in a run, where the encoder has collapsed; not before it had the time to learn."""
+        figures = self._health.figures()
+        gain = figures.get("content_gain")
+        if gain is not None and math.isnan(gain) and math.isfinite(figures["token_spread"]):
+            self._say_once(
+                logging.INFO,
+                "content_gain is not measured: no batch of the validation holds two clips; expected two or more; raise "
+                "dataset.max_tokens_valid or dataset.batch_size_valid",
+            )
+            gain = None
+        warmup_updates = self._setting("warmup_updates") or MIN_WARMUP * (self._setting("max_update") or 0)
+        fault = diagnose(figures["token_spread"], figures["effective_rank"], gain, self._health.max_rank)
+        if fault and stats["num_updates"] >= warmup_updates:
+            self._say_once(logging.WARNING, fault)
+
+    def _say_once(self, level: int, message: str) -> None:
+        if level not in self._levels_said and is_first_process():
+            logger.log(level, message)
+        self._levels_said.add(level)

@@ -59,34 +59,48 @@ class WholeSet:
 class TokenHealth:
     """Collects what the encoder gives in one validation, and measures it when it is asked (see `collapse.py`).
 
-    Only sums are kept and sent, of C × C values, however many clips there are.
+    Only sums are kept and sent, of C x C values, however many clips there are.
+
+    Args:
+        num_batches: of this process; what comes after them are fillers, which another process has counted.
+        has_gain: whether the model has a decoder, which `content_gain` is of.
     """
 
-    NAMES = ("token_spread", "effective_rank")
-    GAIN = "content_gain"
-
-    def __init__(self) -> None:
+    def __init__(self, num_batches: int, has_gain: bool):
+        self.names = ("token_spread", "effective_rank", *(["content_gain"] if has_gain else []))
+        self.num_batches = num_batches
+        self.num_swapped = 0
+        """batches whose clips have swapped what the encoder gave"""
         self.max_rank = 0
         """once measured: the smaller of the encoder's width and the number of tokens"""
-        self.num_swapped = 0
-        """batches of this process whose clips have swapped what the encoder gave"""
-        self._sums: Optional[Tensor] = None
+        self._num_seen = 0
         self._width = 0
+        self._sums: Optional[Tensor] = None
         self._figures: Optional[dict[str, float]] = None
 
-    def add(self, encoded: Features, swapped: Optional[SwappedErrors] = None, is_filler: bool = False) -> None:
+    @property
+    def has_all(self) -> bool:
+        """Whether what comes next is a filler."""
+        return self._num_seen >= self.num_batches
+
+    def add(self, encoded: Features, swapped: Optional[SwappedErrors] = None) -> None:
         """Take what the encoder gave of a batch, and the errors where its clips swapped it; nothing of a filler."""
         moments = token_moments(*encoded)
         errors = [moments.energy.new_zeros(())] * 2 if swapped is None else [error.double() for error in swapped]
         sums = torch.cat([moments.scatter.flatten(), torch.stack([moments.energy, moments.num_tokens, *errors])])
-        sums = sums * (not is_filler)
+        if self.has_all:
+            sums = torch.zeros_like(sums)
         self._sums = sums if self._sums is None else self._sums + sums
         self._width = encoded.features.shape[-1]
+        self._num_seen += 1
         self.num_swapped += swapped is not None
         self._figures = None
 
     def figures(self) -> dict[str, float]:
-        """Return the figures over all clips of all processes, by name; all processes must ask."""
+        """Return the figures over all clips of all processes, by name; all processes must ask.
+
+        The gain is NaN where no batch had two clips to swap.
+        """
         if self._figures is None:
             assert self._sums is not None, "a batch comes before its figures"
             sums = self._sums.clone()
@@ -96,9 +110,7 @@ class TokenHealth:
             moments = TokenMoments(scatter, energy, num_tokens)
             self.max_rank = min(self._width, int(num_tokens))
             values = (token_spread(moments), effective_rank(moments), float((swapped - own) / own))
-            self._figures = {
-                name: round(value, 4) + 0.0 for name, value in zip((*self.NAMES, self.GAIN), values, strict=True)
-            }
+            self._figures = {name: round(value, 4) + 0.0 for name, value in zip(self.names, values, strict=False)}
         return self._figures
 
 

@@ -262,12 +262,12 @@ def test_overlapping_patches_are_refused() -> None:
 
 
 def swapped_errors(model: MaskedAutoencoder, batch: dict[str, Any]) -> SwappedErrors:
-    names = ("visible", "visible_padding_mask", "masked")
     return model.swapped_errors(
         model(**batch),
         num_tokens=model.grid.num_tokens(batch["source"].shape[1]),
+        visible=batch["visible"],
+        masked=batch["masked"],
         token_padding_mask=model.token_padding_mask(batch["padding_mask"]),
-        **{name: batch[name] for name in names},
     )
 
 
@@ -314,3 +314,11 @@ def test_scaled_heads_are_torchs_times_the_scale_and_all_else_is_the_same(kind: 
         expected = 0.01 * value if re.fullmatch(HEADS, name) else value
         torch.testing.assert_close(scaled[name], expected, equal_nan=True, msg=name)
     assert sum(re.fullmatch(HEADS, name) is not None for name in whole) == 4
+
+
+def test_predictions_of_the_first_clips_are_those_of_a_smaller_batch() -> None:
+    predictions = tiny_autoencoder()(**tiny_batch(tiny_autoencoder().grid, (160, 96, 64)))
+    few = predictions.of_first(2)
+    for part, whole in zip((*few[:-1], *few.encoded), (*predictions[:-1], *predictions.encoded), strict=True):
+        assert torch.equal(part, whole[:2])
+    assert tiny_autoencoder()(**tiny_batch(tiny_autoencoder().grid, (64, 64))).of_first(1).padding_mask is None

@@ -1,5 +1,7 @@
 """Figures are those of the whole set, however it was cut into batches and shared out among processes."""
 
+import logging
+import math
 import re
 
 import numpy as np
@@ -14,7 +16,7 @@ from mae_ast_fairseq.nn.encoder import Features
 from mae_ast_fairseq.tasks.validation import Scored, TokenHealth, WholeSet, gather
 from tests.finetuning import QUICK, RECIPE, finetune, write_tones
 from tests.processes import run_two
-from tests.training import SMALL, train
+from tests.training import SMALL, build, train
 
 DRAWS = np.random.default_rng(0)
 SCORES = torch.from_numpy(DRAWS.random((20, 4), dtype=np.float32))
@@ -80,10 +82,10 @@ def test_two_processes_measure_what_one_does(tmp_path):
 TOKENS = torch.from_numpy(DRAWS.normal(0.5, 1, (6, 10, 8)).astype(np.float32))
 
 
-def health(*batches):
-    collected = TokenHealth()
-    for clips, swapped, is_filler in batches:
-        collected.add(Features(TOKENS[clips], None), swapped, is_filler)
+def health(*batches, num_batches=2, has_gain=True):
+    collected = TokenHealth(num_batches, has_gain)
+    for clips, swapped in batches:
+        collected.add(Features(TOKENS[clips], None), swapped)
     return collected
 
 
@@ -92,9 +94,7 @@ def errors(own, swapped):
 
 
 def test_figures_of_tokens_are_those_of_all_batches_without_fillers():
-    collected = health(
-        (slice(0, 2), errors(2.0, 3.0), False), (slice(2, 6), errors(2.0, 4.0), False), (slice(0, 2), None, True)
-    )
+    collected = health((slice(0, 2), errors(2.0, 3.0)), (slice(2, 6), errors(2.0, 4.0)), (slice(0, 2), None))
     whole = token_moments(TOKENS)
     assert collected.figures() == {
         "token_spread": pytest.approx(token_spread(whole), abs=1e-4),
@@ -102,14 +102,43 @@ def test_figures_of_tokens_are_those_of_all_batches_without_fillers():
         "content_gain": pytest.approx((7.0 - 4.0) / 4.0),
     }
     assert collected.max_rank == 8
-    assert collected.num_swapped == 2
 
 
-def test_a_validation_without_two_clips_in_a_batch_has_no_gain(corpus):
-    settings = ("optimization.max_update=1", "dataset.batch_size_valid=1")
-    alone = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, *settings).validations[0]
-    assert alone["valid_token_spread"] > 0
-    assert "valid_content_gain" not in alone
+def test_a_process_without_a_batch_of_its_own_adds_nothing():
+    assert health((slice(0, 2), None), num_batches=0).has_all
+    filler = health((slice(0, 2), None), num_batches=0)
+    filler.add(Features(TOKENS[2:4], None))
+    assert not filler._sums.any()
+
+
+def test_a_model_without_a_decoder_has_no_gain():
+    assert list(health((slice(0, 6), None), has_gain=False).figures()) == ["token_spread", "effective_rank"]
+
+
+def test_a_validation_without_two_clips_in_a_batch_says_once_that_it_has_no_gain(corpus, caplog):
+    settings = ("optimization.max_update=8", "dataset.batch_size_valid=1", "dataset.validate_interval_updates=2")
+    with caplog.at_level(logging.INFO, logger="mae_ast_fairseq"):
+        runs = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, *settings).validations
+    assert len(runs) > 1
+    assert all(run["valid_token_spread"] > 0 for run in runs)
+    assert all(math.isnan(run["valid_content_gain"]) for run in runs)
+    said = [record.getMessage() for record in caplog.records if "content_gain is not measured" in record.getMessage()]
+    assert len(said) == 1
+    assert "dataset.max_tokens_valid" in said[0]
+
+
+@pytest.mark.parametrize(("num_updates", "is_said"), [(199, False), (200, True)])
+def test_what_is_not_finite_is_said_and_ends_nothing_and_nothing_is_said_in_the_warm_up(
+    corpus, caplog, num_updates, is_said
+):
+    overrides = ("lr_scheduler.warmup_updates=200", "optimization.max_update=1000")
+    task, model, _ = build("mae_ast_tiny", f"task.data={corpus}", *SMALL, *overrides)
+    task._health = TokenHealth(1, has_gain=False)
+    task._health.add(Features(TOKENS * torch.inf, None))
+    for _ in range(2):
+        task.post_validate(model, {"num_updates": num_updates}, None)
+    said = [record.getMessage() for record in caplog.records if "not finite" in record.getMessage()]
+    assert len(said) == is_said
 
 
 @pytest.mark.slow
@@ -124,6 +153,6 @@ def test_two_processes_find_the_tokens_that_one_does(corpus, tmp_path):
     )
     assert codes == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
     expected = train("mae_ast_tiny", f"task.data={corpus}", *SMALL, *settings).validations[0]
-    for name in TokenHealth.NAMES:
+    for name in ("token_spread", "effective_rank", "content_gain"):
         logged = re.findall(rf'"valid_{name}": "([^"]+)"', outputs[0])
-        assert [float(value) for value in logged] == pytest.approx([expected[f"valid_{name}"]], rel=1e-4), name
+        assert [float(value) for value in logged] == pytest.approx([expected[f"valid_{name}"]], abs=2e-3), name
