@@ -25,8 +25,8 @@ ROWS = {  # of the table of probes: the model's name, what it is called, the rea
     "random weights, best readout ": ("random patch", BEST),
     "pretrained, best readout ": ("patch", BEST),
 }
-VARIANTS = ("frame-3000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
-SIDE_BY_SIDE = ("patch-500-recordings", "patch-failing-recordings")
+VARIANTS = ("frame-2000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
+SIDE_BY_SIDE = ("patch-500-recordings-bf16", "patch-failing-recordings-bf16")
 FIGURES = {"token_spread": "spread", "effective_rank": "rank", "content_gain": "gain"}
 _VALIDATION = re.compile(r"\[valid\]\[INFO\] - (\{.*\})")
 

@@ -47,7 +47,8 @@ NUM_INNER = 2  # parts of the training groups, each in turn, by which a probe ch
 
 
 MAIN = ("optimization.max_update=12000", "lr_scheduler.warmup_updates=600", "common.bf16=false")
-VARIANT = ("optimization.max_update=3000", "lr_scheduler.warmup_updates=300", "common.bf16=false")
+VARIANT = ("optimization.max_update=2000", "lr_scheduler.total_num_update=3000", "common.bf16=false")
+VARIANT += ("lr_scheduler.warmup_updates=300",)
 SHORT = ("optimization.max_update=500", "lr_scheduler.total_num_update=4000")
 FAILING = (*SHORT, "model.head_init_scale=1.0", "optimization.lr=[0.0007]", "lr_scheduler.warmup_updates=150")
 FLOAT32, FAST = "common.bf16=false", "optimization.lr=[0.002]"
@@ -57,13 +58,12 @@ RUNS = {
     "frame": (FRAME, MAIN),
     "patch": (PATCH, MAIN),
     # what else was tried, on frames
-    "frame-3000": (FRAME, VARIANT),
+    "frame-2000": (FRAME, VARIANT),
     "frame-lr-0.001": (FRAME, (*VARIANT, "optimization.lr=[0.001]")),
     "frame-chunk": (FRAME, (*VARIANT, "task.mask_type=chunk_mask")),
     "frame-reconstruction": (FRAME, (*VARIANT, "criterion.classification_weight=0")),
     # the recipes' first 500 updates, on three corpora
     "frame-500-bf16": (FRAME, SHORT),
-    "patch-500-recordings": (PATCH, (*SHORT, FLOAT32, RECORDINGS)),
     "patch-500-recordings-bf16": (PATCH, (*SHORT, RECORDINGS)),
     "patch-500-synthetic-bf16": (PATCH, (*SHORT, SYNTHETIC)),
     # starts that collapse, or were thought to
@@ -75,7 +75,7 @@ RUNS = {
     "patch-failing-lr-0.002": (PATCH, (*FAILING, FLOAT32, FAST)),
     "frame-failing-lr-0.002": (FRAME, (*FAILING, FLOAT32, FAST)),
 }
-PROBED = ("frame", "patch", "frame-3000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
+PROBED = ("frame", "patch", "frame-2000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
 
 
 def main() -> int:
@@ -101,8 +101,9 @@ def main() -> int:
 
 def results_of(out: Path) -> list[dict[str, Any]]:
     """Return all that is done."""
-    files = sorted(out.glob("results*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    found = [json.loads(line) for file in sorted(out.glob("results-*.jsonl")) for line in file.read_text().splitlines()]
+    by_key = {tuple(item for item in result.items() if item[0] != "accuracy"): result for result in found}
+    return list(by_key.values())  # two processes may have done the same
 
 
 def add_result(file: Path, **result: Any) -> None:
@@ -197,7 +198,7 @@ def checkpoints_of(folder: Path) -> dict[int, Path]:
 
 
 def probe(args: argparse.Namespace) -> None:
-    """Probe log-Mel, random weights, the last checkpoint of each run by three seeds, and every other by one."""
+    """Probe log-Mel, random weights and the last checkpoints of the long runs by three seeds, all others by one."""
     probe_sets = sets.probe_sets(args.out, args.fsdd, args.samples)
     file = args.out / "results-probe.jsonl"
     for model, seeds, extract in models_to_probe(args.out):
@@ -218,13 +219,15 @@ def models_to_probe(out: Path) -> Iterator[tuple[str, Sequence[int], Any]]:
     yield "log-Mel", SEEDS, log_mel_readouts
     for run in PROBED:
         checkpoints = checkpoints_of(out / "runs" / run)
-        for updates, path in reversed(checkpoints.items()):
-            checkpoint = read_checkpoint(path)
-            is_last = updates == max(checkpoints)
+        is_main = run in ("frame", "patch")
+        for updates in (12_000, 3_000, 6_000, 9_000) if is_main else (2_000,):
+            if updates not in checkpoints:
+                continue
+            checkpoint = read_checkpoint(checkpoints[updates])
+            is_last = updates == 12_000
             yield f"{run}@{updates}", SEEDS if is_last else SEEDS[:1], reader(build_model(checkpoint))
-            if is_last and run in ("frame", "patch"):
-                for seed in SEEDS:
-                    yield f"random {run} {seed}", [seed], reader(build_untrained(checkpoint, seed))
+            for seed in SEEDS if is_last else ():
+                yield f"random {run} {seed}", [seed], reader(build_untrained(checkpoint, seed))
 
 
 def reader(model: Any) -> Any:
