@@ -199,6 +199,13 @@ def test_without_apt_get_it_is_one_line_and_exit_code_2(tmp_path, monkeypatch):
     assert "Traceback" not in done.stderr
 
 
+def test_a_wrong_fraction_is_refused_before_anything_is_fetched(store, tmp_path):
+    done = run(tmp_path / "out", "a-package", "--valid", 2)
+    assert done.returncode == 2
+    assert "--valid 2.0: outside [0, 1)" in done.stderr
+    assert not (store / "asked").exists()
+
+
 def test_packages_without_audio_are_one_line(store, tmp_path):
     build_package(store, "a-package", [])
     done = run(tmp_path / "out", "a-package")
