@@ -37,7 +37,7 @@ MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length
 SHELL_TYPES = dict.fromkeys(
     (
         *("_name", "data", "seed", "train_subset", "restore_file", "finetune_from_model", "save_dir"),
-        *("warmup_updates", "max_update"),
+        *("planned_warmup", "planned_updates"),
     ),
     Any,
 )

@@ -13,18 +13,18 @@ from tabulate import tabulate
 Result = dict[str, Any]
 
 BEST = "best"
-ROWS = {  # of the table of probes: the model's name, what it is called, the readout
-    "log-Mel, mean": ("log-Mel", "mean"),
-    "log-Mel, best readout": ("log-Mel", BEST),
-    "**frames**: random weights, mean": ("random frame", "mean"),
-    "pretrained, mean": ("frame", "mean"),
-    "random weights, best readout": ("random frame", BEST),
-    "pretrained, best readout": ("frame", BEST),
-    "**patches**: random weights, mean ": ("random patch", "mean"),
-    "pretrained, mean ": ("patch", "mean"),
-    "random weights, best readout ": ("random patch", BEST),
-    "pretrained, best readout ": ("patch", BEST),
-}
+ROWS = (  # of the table of probes: what it is called, the model's name, the readout
+    ("log-Mel, mean", "log-Mel", "mean"),
+    ("log-Mel, best readout", "log-Mel", BEST),
+    ("**frames**: random weights, mean", "random frame", "mean"),
+    ("pretrained, mean", "frame", "mean"),
+    ("random weights, best readout", "random frame", BEST),
+    ("pretrained, best readout", "frame", BEST),
+    ("**patches**: random weights, mean", "random patch", "mean"),
+    ("pretrained, mean", "patch", "mean"),
+    ("random weights, best readout", "random patch", BEST),
+    ("pretrained, best readout", "patch", BEST),
+)
 VARIANTS = ("frame-2000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
 SIDE_BY_SIDE = ("patch-500-recordings-bf16", "patch-failing-recordings-bf16")
 FIGURES = {"token_spread": "spread", "effective_rank": "rank", "content_gain": "gain"}
@@ -38,8 +38,8 @@ def write(out: Path, results: Sequence[Result], docs: Path) -> None:
     sets = list(dict.fromkeys(result["set"] for result in probes))
     runs = {path.parent.name: validations(path) for path in sorted(out.glob("runs/*/train.log"))}
     tables = [
-        probe_table(probes, sets, {name: ("", *row) for name, row in ROWS.items()}),
-        probe_table(probes, sets, {name: ("", name, BEST) for name in VARIANTS}),
+        probe_table(probes, sets, ROWS),
+        probe_table(probes, sets, [(name, name, BEST) for name in VARIANTS]),
         few_shot_table(shots),
         health_table(runs),
     ]
@@ -69,11 +69,11 @@ def cell(values: Sequence[float]) -> str:
     return text if len(values) == 1 else f"{text} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def probe_table(probes: Sequence[Result], sets: Sequence[str], rows: dict[str, tuple[str, str, str]]) -> str:
+def probe_table(probes: Sequence[Result], sets: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> str:
     """Write accuracies by set, mean and deviation over seeds."""
     table = [
         [name, *(cell(last_of(probes, model, set=one, readout=readout)) for one in sets)]
-        for name, (_, model, readout) in rows.items()
+        for name, model, readout in rows
     ]
     return tabulate(table, headers=["", *sets], tablefmt="github", disable_numparse=True)
 

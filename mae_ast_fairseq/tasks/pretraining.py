@@ -8,7 +8,6 @@ from typing import Any, Optional
 import torch
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
-from omegaconf import II
 from torch import nn
 
 from mae_ast_fairseq.collapse import diagnose
@@ -45,13 +44,15 @@ NUM_SWAPPED, NUM_SWAPPED_CLIPS = 2, 8
 class MaeAstPretrainingConfig(PretrainingTaskFields, AudioTaskConfig):
     """Fields of the `mae_ast_pretraining` task."""
 
-    # Known here to warn of a warm-up that is too short or too long; not every scheduler has one.
-    warmup_updates: Any = field(
+    # Known here to warn of a warm-up that is too short or too long; not every scheduler has one. By names of their own:
+    # fairseq's other commands, which have no such options, would set those of fairseq's to null.
+    planned_warmup: Any = field(
         default="${oc.select:lr_scheduler.warmup_updates,null}",
         metadata={"help": "updates of the warm-up; lr_scheduler.warmup_updates"},
     )
-    max_update: int = field(
-        default=II("optimization.max_update"), metadata={"help": "updates of the run; optimization.max_update"}
+    planned_updates: Any = field(
+        default="${oc.select:optimization.max_update,null}",
+        metadata={"help": "updates of the run; optimization.max_update"},
     )
 
 
@@ -83,7 +84,7 @@ class MaeAstPretrainingTask(AudioTask):
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the criterion; in a training command, also look at what its config names, and at the warm-up."""
         criterion = super().build_criterion(cfg, from_checkpoint)
-        warning = schedule_warning(self._setting("warmup_updates"), self._setting("max_update"))
+        warning = schedule_warning(self._setting("planned_warmup"), self._setting("planned_updates"))
         if warning and is_training_command() and is_first_process():
             logger.warning(warning)
         return criterion
@@ -171,7 +172,7 @@ class MaeAstPretrainingTask(AudioTask):
                 "dataset.max_tokens_valid or dataset.batch_size_valid",
             )
             gain = None
-        warmup_updates = self._setting("warmup_updates") or MIN_WARMUP * (self._setting("max_update") or 0)
+        warmup_updates = self._setting("planned_warmup") or MIN_WARMUP * (self._setting("planned_updates") or 0)
         fault = diagnose(figures["token_spread"], figures["effective_rank"], gain, self._health.max_rank)
         if fault and stats["num_updates"] >= warmup_updates:
             self._say_once(logging.WARNING, fault)
