@@ -41,6 +41,7 @@ def write(out: Path, results: Sequence[Result], docs: Path) -> None:
         probe_table(probes, sets, ROWS),
         probe_table(probes, sets, [(name, name, BEST) for name in VARIANTS]),
         few_shot_table(shots),
+        last_layer_table([result for result in results if result["stage"] == "last-layer"], sets),
         health_table(runs),
     ]
     (out / "tables.md").write_text("\n\n".join(tables) + "\n")
@@ -90,6 +91,14 @@ def few_shot_table(shots: Sequence[Result]) -> str:
             row.append(cell([float(np.mean(values)) for values in by_seed if len(values) == 6]))
         table.append(row)
     return tabulate(table, headers=["", *(str(n or "all") for n in numbers)], tablefmt="github", disable_numparse=True)
+
+
+def last_layer_table(some: Sequence[Result], sets: Sequence[str]) -> str:
+    """Write what the mean of the last layer alone is worth, of each model."""
+    found = {(result["model"], result["set"]): result["accuracy"] for result in some}
+    models = dict.fromkeys(model for model, _ in found)
+    table = [[model, *(cell([found[model, name]]) for name in sets if (model, name) in found)] for model in models]
+    return tabulate(table, headers=["", *sets], tablefmt="github", disable_numparse=True)
 
 
 def validations(log: Path) -> list[dict[str, float]]:

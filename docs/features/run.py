@@ -8,6 +8,7 @@ random weights, few-shot fine-tuning, and a report. What is done stands in OUT/r
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -75,6 +76,10 @@ RUNS = {
     "patch-failing-lr-0.002": (PATCH, (*FAILING, FLOAT32, FAST)),
     "frame-failing-lr-0.002": (FRAME, (*FAILING, FLOAT32, FAST)),
 }
+COLLAPSED_OR_NOT = (
+    *("frame-500-bf16", "frame-failing-recordings"),
+    *("patch-500-recordings-bf16", "patch-failing-recordings-bf16"),
+)
 PROBED = ("frame", "patch", "frame-2000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
 
 
@@ -267,6 +272,21 @@ def accuracies(readouts: dict[str, np.ndarray], task: divisions.Task, seed: int)
     return {readout: count / len(task.targets) for readout, count in hits.items()}
 
 
+def probe_last_layers(args: argparse.Namespace) -> None:
+    """Probe the mean of the last layer, of healthy and collapsed runs and random weights: what a collapse costs."""
+    probe_sets = sets.probe_sets(args.out, args.fsdd, args.samples)
+    done = results_of(args.out)
+    for run in COLLAPSED_OR_NOT:
+        checkpoint = read_checkpoint(args.out / "runs" / run / "checkpoints" / "checkpoint_last.pt")
+        models = {run: build_model(checkpoint), f"random weights as {run}": build_untrained(checkpoint, 0)}
+        for (model, network), (name, probe_set) in itertools.product(models.items(), probe_sets.items()):
+            key = {"stage": "last-layer", "model": model, "set": name}
+            if not is_done(done, **key):
+                readouts = {"mean": reader(network)(probe_set)["mean"][:, -1:]}
+                accuracy = accuracies(readouts, probe_set.task, seed=0)["mean"]
+                add_result(args.out / "results-last-layer.jsonl", **key, accuracy=accuracy)
+
+
 # --- few-shot fine-tuning
 
 
@@ -331,6 +351,7 @@ STAGES = {
     "corpus": make_corpus,
     "pretrain": pretrain,
     "probe": probe,
+    "last-layer": probe_last_layers,
     "few-shot": few_shot,
     "report": lambda args: report.write(args.out, results_of(args.out), Path(__file__).parent),
 }

@@ -152,7 +152,7 @@ class MaeAstPretrainingTask(AudioTask):
         )
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Log what the criterion says, and in validation, also by fairseq-validate, the figures of its tokens.
+        """Log what the criterion says, and in validation (also by fairseq_cli.hydra_validate) the figures of tokens.
 
         fairseq reads these when all batches are done, in every process.
         """
