@@ -15,7 +15,7 @@ MIN_SPREAD = 0.2
 MIN_RANK_FRACTION = 0.08
 MIN_GAIN = 0.05
 """Bounds below which a run is called collapsed. In docs/features, six collapsed runs end at ranks of 1 to 10 of 192,
-eight healthy ones at 55 or more; the spread sees only tokens that are all alike, and the gain four of the six."""
+twelve healthy ones at 55 or more; the spread sees only tokens that are all alike, and the gain four of the six."""
 
 
 class TokenMoments(NamedTuple):

@@ -65,7 +65,9 @@ RUNS = {
     "frame-reconstruction": (FRAME, (*VARIANT, "criterion.classification_weight=0")),
     # the recipes' first 500 updates, on three corpora
     "frame-500-bf16": (FRAME, SHORT),
+    "patch-500-recordings": (PATCH, (*SHORT, FLOAT32, RECORDINGS)),
     "patch-500-recordings-bf16": (PATCH, (*SHORT, RECORDINGS)),
+    "patch-500-synthetic": (PATCH, (*SHORT, FLOAT32, SYNTHETIC)),
     "patch-500-synthetic-bf16": (PATCH, (*SHORT, SYNTHETIC)),
     # starts that collapse, or were thought to
     "patch-failing": (PATCH, (*FAILING, FLOAT32)),
