@@ -143,6 +143,7 @@ def write_folder(out: Path, root: Path, splits: dict[str, list[ManifestRow]], ki
     out.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         if not rows:
+            (out / f"{split}.tsv").unlink(missing_ok=True)  # of an earlier choice of packages
             continue
         write_manifest(out / f"{split}.tsv", root, rows)
         if kind is not None:

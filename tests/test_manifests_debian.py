@@ -161,6 +161,8 @@ def test_another_choice_of_packages_leaves_nothing_of_the_first(corpus):
     assert [folder.name for folder in (corpus / "by_package").iterdir()] == ["ktuberling-data"]
     assert {folder.name for folder in (corpus / "labels").iterdir()} == {"language", "source", "word"}
     assert {row.split("/")[0] for row in rows_of(corpus / "train.tsv")} == {"ktuberling-data"}
+    assert run(corpus, "ktuberling-data", "--valid", 0).returncode == 0
+    assert not (corpus / "valid.tsv").exists()
 
 
 def test_a_package_that_is_gone_is_one_line_and_the_others_are_written(store, tmp_path):
