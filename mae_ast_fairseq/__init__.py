@@ -35,7 +35,7 @@ def register() -> None:
 def __getattr__(name: str) -> Any:
     """Import `load_pretrained` when it is first asked for: torch takes seconds too."""
     if name == "load_pretrained":
-        from mae_ast_fairseq.serving import load_pretrained
+        from mae_ast_fairseq.inference.encoder import load_pretrained
 
         return load_pretrained
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

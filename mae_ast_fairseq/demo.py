@@ -13,10 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mae_ast_fairseq.cli.path import examples_folder, package_folder
-from mae_ast_fairseq.data.scan import find_audio
-from mae_ast_fairseq.data.synthetic import write_corpus
+from mae_ast_fairseq.corpus.scan import find_audio
+from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.files import examples_folder, package_folder
 
 NUM_CLIPS = 600
 NUM_UPDATES = 1000

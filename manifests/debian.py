@@ -24,10 +24,11 @@ from typing import Any
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mae_ast_fairseq.data.debian import Package, PackageError, fetch, require_tools
-from mae_ast_fairseq.data.manifest import ManifestRow, atomic_write, write_manifest
-from mae_ast_fairseq.data.scan import find_audio, scan, split_side, write_lines, write_rejected
+from mae_ast_fairseq.corpus.debian import Package, PackageError, fetch, require_tools
+from mae_ast_fairseq.corpus.scan import find_audio, scan, split_side, write_lines, write_rejected
+from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
+from mae_ast_fairseq.files import atomic_write
 
 PACKAGES = (
     *("fillets-ng-data-cs", "fillets-ng-data-nl", "tuxpaint-stamps-default", "ktuberling-data"),  # speech

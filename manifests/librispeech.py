@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from mae_ast_fairseq.data.scan import Place, corpus_parser, run_corpus
+from mae_ast_fairseq.corpus.scan import Place, corpus_parser, run_corpus
 
 SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 

@@ -14,7 +14,7 @@ from fairseq import tasks
 from fairseq_cli import train as fairseq_train
 from torch import nn
 
-from mae_ast_fairseq.config import EncoderFields
+from mae_ast_fairseq.config.pretraining import EncoderFields
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.tasks.classification import MaeAstClassificationTask
 from tests.tiny import PATCH

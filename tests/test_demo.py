@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mae_ast_fairseq.data.synthetic import write_corpus
+from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.demo import choose_held_out
 from mae_ast_fairseq.errors import ConfigError
 

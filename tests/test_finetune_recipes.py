@@ -4,8 +4,8 @@ import pytest
 
 from mae_ast_fairseq.criterions.classification import ClassificationCriterionConfig
 from mae_ast_fairseq.models.mae_ast_classifier import MaeAstClassifierConfig
+from mae_ast_fairseq.optim.layerwise import StepDecayConfig
 from mae_ast_fairseq.tasks.classification import MaeAstClassificationConfig
-from mae_ast_fairseq.tasks.layerwise import StepDecayConfig
 from tests.finetuning import TINY, finetune, write_tones
 from tests.training import EXAMPLES, config
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from mae_ast_fairseq.data.debian import PackageError, fetch
+from mae_ast_fairseq.corpus.debian import PackageError, fetch
 from mae_ast_fairseq.data.manifest import read_manifest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "manifests" / "debian.py"

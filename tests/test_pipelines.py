@@ -14,7 +14,7 @@ from fairseq import checkpoint_utils
 
 import mae_ast_fairseq
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.serving import load_pretrained
+from mae_ast_fairseq.inference.encoder import load_pretrained
 from tests.tiny import golden_checkpoint, golden_values
 from tests.training import SMALL, train
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.config import ClassifierFields, EncoderFields, MaeAstFields, SsastFields
-from mae_ast_fairseq.masking import STRATEGIES, collate
+from mae_ast_fairseq.config.pretraining import ClassifierFields, EncoderFields, MaeAstFields, SsastFields
+from mae_ast_fairseq.data.masking import STRATEGIES, collate
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.ssast import Ssast
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.nn.tokens import TokenGrid
 
 NUM_BANDS = 128
 PATCH = {

@@ -28,17 +28,18 @@ import sets
 import soundfile as sf
 import torch
 
-from mae_ast_fairseq import divisions, fbank, probing
-from mae_ast_fairseq.checkpoints import build_model, build_untrained, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import build_model, build_untrained, read_checkpoint
+from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE
+from mae_ast_fairseq.corpus.scan import write_lines
+from mae_ast_fairseq.corpus.synthetic import write_corpus as write_synthetic
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
-from mae_ast_fairseq.data.scan import write_lines
-from mae_ast_fairseq.data.synthetic import write_corpus as write_synthetic
 from mae_ast_fairseq.errors import AudioError
-from mae_ast_fairseq.features import clip_features
-from mae_ast_fairseq.finetuning import ARCHITECTURE
+from mae_ast_fairseq.evaluation import probes, splits
+from mae_ast_fairseq.inference.features import clip_features
+from mae_ast_fairseq.inference.predict import Clip, predict
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.readout import possible_readouts, read_out
-from mae_ast_fairseq.prediction import Clip, predict
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1, 2)
@@ -255,21 +256,21 @@ def log_mel_readouts(probe_set: sets.ProbeSet) -> dict[str, np.ndarray]:
     return {name: np.stack([read_out(name, some, None, 1).numpy() for some in frames]) for name in possible_readouts(1)}
 
 
-def accuracies(readouts: dict[str, np.ndarray], task: divisions.Task, seed: int) -> dict[str, float]:
+def accuracies(readouts: dict[str, np.ndarray], task: splits.Task, seed: int) -> dict[str, float]:
     """Return the accuracy over all left-out groups of each readout at its best layers, and of the best of all.
 
     What is best is chosen for each left-out group on other groups' clips, by ridge regression like all that follows.
     """
     num_layers = next(iter(readouts.values())).shape[1]
     layers = [*map(str, range(1, num_layers + 1)), *(["all"] if num_layers > 1 else [])]
-    candidates = probing.candidates_of(readouts, layers)
+    candidates = probes.candidates_of(readouts, layers)
     hits: dict[str, int] = {}
-    for division in divisions.divide_by_groups(task, seed):
+    for division in splits.divide_by_groups(task, seed):
         division = division._replace(inner=division.inner[:NUM_INNER])
-        choices = probing.compare(candidates, task, division, "ridge")
+        choices = probes.compare(candidates, task, division, "ridge")
         for readout in (*readouts, "best"):
-            choice = probing.best(choices, readout=None if readout == "best" else readout)
-            scores = probing.test_scores(candidates[choice.candidate], task, division, "ridge", choice)
+            choice = probes.best(choices, readout=None if readout == "best" else readout)
+            scores = probes.test_scores(candidates[choice.candidate], task, division, "ridge", choice)
             hits[readout] = hits.get(readout, 0) + int((scores.argmax(1) == task.targets[division.test]).sum())
     return {readout: count / len(task.targets) for readout, count in hits.items()}
 
@@ -315,9 +316,9 @@ def few_shot(args: argparse.Namespace) -> None:
 
 def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
     """Train one classifier and note its accuracy on all clips of the speaker that it never heard."""
-    division = next(some for some in divisions.divide_by_groups(digits.task, job.seed) if some.name == job.speaker)
+    division = next(some for some in splits.divide_by_groups(digits.task, job.seed) if some.name == job.speaker)
     if job.shots:
-        division = divisions.few_shot(digits.task, division, job.shots, job.seed)
+        division = splits.few_shot(digits.task, division, job.shots, job.seed)
     folder = out / "few_shot" / "-".join(map(str, job))
     folder.mkdir(parents=True, exist_ok=True)
     manifest, names = digits.manifest, digits.task.names

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import soundfile as sf
 
-from mae_ast_fairseq import divisions
+from mae_ast_fairseq.corpus.debian import fetch
+from mae_ast_fairseq.corpus.scan import find_audio
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, load_audio
-from mae_ast_fairseq.data.debian import fetch
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
-from mae_ast_fairseq.data.scan import find_audio
 from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.evaluation import splits
 
 MIN_SECONDS = 0.2  # shorter clips get silence at their end: a patch is 0.175 s long
 MAX_SECONDS = 5.0
@@ -71,7 +71,7 @@ class ProbeSet(NamedTuple):
     """Clips, and what is to be predicted of them."""
 
     manifest: Manifest
-    task: divisions.Task
+    task: splits.Task
 
 
 def read_set(folder: Path, make: Callable[[], Iterator[Clip]]) -> ProbeSet:
@@ -90,7 +90,7 @@ def read_set(folder: Path, make: Callable[[], Iterator[Clip]]) -> ProbeSet:
     parts = [Path(manifest.path(row)).name.split("~") for row in range(len(manifest))]
     names = sorted({label for label, _, _ in parts})
     targets = np.array([names.index(label) for label, _, _ in parts])
-    return ProbeSet(manifest, divisions.Task(targets, names, np.array([group for _, group, _ in parts])))
+    return ProbeSet(manifest, splits.Task(targets, names, np.array([group for _, group, _ in parts])))
 
 
 def digits(fsdd: Path, takes: range) -> Iterator[Clip]:

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from mae_ast_fairseq import fbank, masking
 from mae_ast_fairseq.benchmark.recipes import Recipe
+from mae_ast_fairseq.data import masking
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.inference.encoder import PRECISIONS
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
-from mae_ast_fairseq.serving import PRECISIONS
-from mae_ast_fairseq.tokens import MIN_TOKENS
+from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
 LOG_MEL_MEAN, LOG_MEL_DEVIATION = -6.0, 4.0  # about those of speech; speed does not depend on them
 

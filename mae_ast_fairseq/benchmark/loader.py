@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 from fairseq import tasks
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.benchmark.cases import Case
 from mae_ast_fairseq.benchmark.loop import Data, fairseq_config
 from mae_ast_fairseq.benchmark.quiet import quiet
 from mae_ast_fairseq.benchmark.recipes import Recipe
+from mae_ast_fairseq.corpus.scan import find_audio
+from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
-from mae_ast_fairseq.data.scan import find_audio
-from mae_ast_fairseq.data.synthetic import write_corpus
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.nn import fbank
 
 NUM_FILES = 16  # of the synthetic corpus; its manifest names each as often as clips are wanted
 NUM_WARM_UP_BATCHES = 2

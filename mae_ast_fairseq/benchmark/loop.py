@@ -17,12 +17,12 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 from omegaconf import DictConfig, OmegaConf
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.benchmark.cases import LOG_MEL_DEVIATION, LOG_MEL_MEAN, Case, fields_of, make_sample
 from mae_ast_fairseq.benchmark.quiet import quiet
 from mae_ast_fairseq.benchmark.recipes import Recipe
 from mae_ast_fairseq.benchmark.timing import Clock, device_clock, spread
 from mae_ast_fairseq.data.float32 import Float32Tensor
+from mae_ast_fairseq.nn import fbank
 
 NUM_WARM_UP = 2  # updates: the optimiser's state is made in the first, the loader's workers start before it
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae_ast_fairseq.benchmark.limits import GIBIBYTE
-from mae_ast_fairseq.data.manifest import atomic_write
+from mae_ast_fairseq.files import atomic_write
 
 Row = dict[str, Any]
 

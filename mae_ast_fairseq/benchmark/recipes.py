@@ -10,10 +10,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mae_ast_fairseq.cli.path import examples_folder
-from mae_ast_fairseq.config import MaskingFields, PretrainingTaskFields, require_choice
+from mae_ast_fairseq.config.pretraining import MaskingFields, PretrainingTaskFields, require_choice
+from mae_ast_fairseq.data.masking import STRATEGIES
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.masking import STRATEGIES
+from mae_ast_fairseq.files import examples_folder
 from mae_ast_fairseq.nn.build import MODELS, Kind
 
 _OF_A_RUNNING_HYDRA = re.compile(r"\$\{(hydra|now|oc\.env):[^}]*\}")

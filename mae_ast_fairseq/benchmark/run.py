@@ -22,7 +22,7 @@ from mae_ast_fairseq.benchmark.timing import (
     time_product,
     time_step,
 )
-from mae_ast_fairseq.serving import PRECISIONS
+from mae_ast_fairseq.inference.encoder import PRECISIONS
 
 SQUARES = (2048, 4096)  # sides of the matrix products measured beside those of the models' own sizes
 DISPATCH_BATCH_SIZES = (4, 32)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mae_ast_fairseq.benchmark.cases import ModelKey, build_model
 from mae_ast_fairseq.benchmark.recipes import Recipe
-from mae_ast_fairseq.config import PretrainingCriterionFields
+from mae_ast_fairseq.config.pretraining import PretrainingCriterionFields
 from mae_ast_fairseq.criterions.pretraining import MaeAstCriterion
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.optim.fused_adam import parse_betas

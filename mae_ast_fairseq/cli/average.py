@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from mae_ast_fairseq.averaging import average_checkpoints
+from mae_ast_fairseq.checkpoints.average import average_checkpoints
 from mae_ast_fairseq.errors import ConfigError
 
 HELP = "Average the weights of several checkpoints of one run."

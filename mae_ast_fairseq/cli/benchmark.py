@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 
 HELP = "Measure recipes against each other: time, memory and operations of a step, the loader, fairseq's loop."
@@ -151,9 +151,9 @@ def _plan(args: argparse.Namespace, parts: frozenset[str]) -> Any:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ConfigError for a number or an output that cannot be used."""
-    from mae_ast_fairseq.cli.output import prepare_folder
-    from mae_ast_fairseq.plots import require_matplotlib
-    from mae_ast_fairseq.serving import PRECISIONS
+    from mae_ast_fairseq.evaluation.plots import require_matplotlib
+    from mae_ast_fairseq.files import prepare_folder
+    from mae_ast_fairseq.inference.encoder import PRECISIONS
 
     for name, (is_fine, expected) in LIMITS.items():
         given = getattr(args, name)
@@ -187,7 +187,7 @@ def _parts(args: argparse.Namespace) -> frozenset[str]:
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    from mae_ast_fairseq.data.manifest import atomic_write
+    from mae_ast_fairseq.files import atomic_write
 
     with atomic_write(path) as stream:
         stream.write((json.dumps(result, indent=2) + "\n").encode())

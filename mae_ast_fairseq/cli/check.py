@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mae_ast_fairseq.data.check import ERROR, KINDS, MENDED, WARNING, Report, check_manifest, mend
-from mae_ast_fairseq.data.manifest import Manifest, atomic_write, read_manifest, write_manifest
-from mae_ast_fairseq.data.scan import write_lines, write_rejected
+from mae_ast_fairseq.corpus.check import ERROR, KINDS, MENDED, WARNING, Report, check_manifest, mend
+from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
+from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
+from mae_ast_fairseq.files import atomic_write
 
 HELP = "Compare every row of a manifest with its file; exit code 1 where anything is wrong."
 EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import torch
 
-from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.serving import PRECISIONS
+from mae_ast_fairseq.inference.encoder import PRECISIONS
 
 
 class Placement(NamedTuple):

@@ -5,11 +5,11 @@ import json
 import os
 from pathlib import Path
 
-from mae_ast_fairseq.checkpoints import Checkpoint, checkpoint_path, read_checkpoint
-from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.checkpoints.export import LAYOUTS, Exported, export, in_precision
+from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.export import LAYOUTS, Exported, export, in_precision
-from mae_ast_fairseq.serving import PRECISIONS
+from mae_ast_fairseq.inference.encoder import PRECISIONS
 
 HELP = "Write a checkpoint for others: in the released layout, for s3prl, or as safetensors."
 EXAMPLE = "mae-ast export checkpoints/checkpoint_best.pt --to s3prl --out mae_ast.pt"

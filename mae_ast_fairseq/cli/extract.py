@@ -12,18 +12,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints import checkpoint_path
+from mae_ast_fairseq.checkpoints.read import checkpoint_path
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.output import prepare_folder
-from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.features.encode import Encoding, Job
-from mae_ast_fairseq.features.extract import Report, extract
-from mae_ast_fairseq.features.journal import Journal
-from mae_ast_fairseq.features.loading import NUM_WORKERS, FileList
-from mae_ast_fairseq.features.plan import BATCH_SECONDS, CHUNK_SECONDS, plan_chunks, shard_rows
-from mae_ast_fairseq.features.stores import FileStore, HubertStore, Store, Units, mirrored_path
+from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, CHUNK_SECONDS, plan_chunks, shard_rows
+from mae_ast_fairseq.inference.encoder import load_pretrained
+from mae_ast_fairseq.inference.extract import Report, extract
+from mae_ast_fairseq.inference.features import Encoding, Job
+from mae_ast_fairseq.inference.journal import Journal
+from mae_ast_fairseq.inference.loading import NUM_WORKERS, FileList
+from mae_ast_fairseq.inference.stores import FileStore, HubertStore, Store, Units, mirrored_path
 from mae_ast_fairseq.nn.readout import (
     LAST,
     READOUTS,
@@ -33,7 +34,6 @@ from mae_ast_fairseq.nn.readout import (
     parse_layers,
     readout_width,
 )
-from mae_ast_fairseq.serving import load_pretrained
 
 HELP = "Write the features of a manifest's clips, or of files, to disk; run again, it goes on where it stopped."
 EXAMPLE = "mae-ast extract checkpoints/checkpoint_best.pt --manifest manifests/speech/train.tsv --out features"

@@ -8,11 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae_ast_fairseq.cli.output import prepare_folder
-from mae_ast_fairseq.data.archive import REPACK
-from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
-from mae_ast_fairseq.data.packing import pack
-from mae_ast_fairseq.data.scan import (
+from mae_ast_fairseq.corpus.pack import pack
+from mae_ast_fairseq.corpus.scan import (
     EXTENSIONS,
     MIN_SECONDS,
     Rejected,
@@ -22,7 +19,10 @@ from mae_ast_fairseq.data.scan import (
     split_side,
     write_rejected,
 )
+from mae_ast_fairseq.data.archive import REPACK
+from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.files import prepare_folder
 
 HELP = "Write train.tsv, valid.tsv and rejected.tsv for a folder of audio files."
 EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"

@@ -2,10 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
-import mae_ast_fairseq
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.files import examples_folder, package_folder
 
 HELP = "Print where the plugin lies (common.user_dir), or with --examples its recipes (--config-dir)."
 EXAMPLE = (
@@ -28,17 +26,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(examples_folder() if args.examples else package_folder())
     return 0
-
-
-def package_folder() -> Path:
-    """Return the folder of the package, fairseq's `common.user_dir`."""
-    return Path(mae_ast_fairseq.__file__).resolve().parent
-
-
-def examples_folder() -> Path:
-    """Return the folder of the recipes: inside an installed package, beside it in a clone."""
-    package = package_folder()
-    for folder in (package / "examples", package.parent / "examples"):
-        if folder.is_dir():
-            return folder
-    raise ConfigError(f"{package}: its recipes are neither in it nor beside it; install the package again")

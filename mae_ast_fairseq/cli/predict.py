@@ -13,18 +13,19 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints import Checkpoint, build_model, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.output import prepare_folder, printable
-from mae_ast_fairseq.config import ClassifierFields
-from mae_ast_fairseq.data.manifest import atomic_write, read_manifest
-from mae_ast_fairseq.data.scan import find_source
+from mae_ast_fairseq.cli.output import printable
+from mae_ast_fairseq.config.pretraining import ClassifierFields
+from mae_ast_fairseq.corpus.scan import find_source
+from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
-from mae_ast_fairseq.fbank import SAMPLE_RATE, num_frames
+from mae_ast_fairseq.files import atomic_write, prepare_folder
+from mae_ast_fairseq.inference.predict import Clip, Prediction, predict
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.classifier import AudioClassifier
-from mae_ast_fairseq.prediction import Clip, Prediction, predict
-from mae_ast_fairseq.tokens import MIN_TOKENS
+from mae_ast_fairseq.nn.fbank import SAMPLE_RATE, num_frames
+from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
 HELP = "Name what is in audio files with a fine-tuned classifier: the top labels with their probabilities."
 EXAMPLE = "mae-ast predict checkpoints/checkpoint_best.pt recordings/ --top 3"

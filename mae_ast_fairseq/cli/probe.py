@@ -12,10 +12,9 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mae_ast_fairseq import fbank, plots, probing
-from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.division import (
+from mae_ast_fairseq.cli.splits import (
     Clips,
     Data,
     add_division_arguments,
@@ -23,12 +22,14 @@ from mae_ast_fairseq.cli.division import (
     divide,
     read_data,
 )
-from mae_ast_fairseq.cli.output import prepare_folder
-from mae_ast_fairseq.config import require_choice
+from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.divisions import Division, Task
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.features import clip_features
+from mae_ast_fairseq.evaluation import plots, probes
+from mae_ast_fairseq.evaluation.splits import Division, Task
+from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.inference.features import clip_features
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import (
@@ -59,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--classifier",
         nargs="+",
         metavar="NAME",
-        help=f"{', '.join(probing.CLASSIFIERS)} (default: linear and knn; knn with single labels only; ridge is linear "
+        help=f"{', '.join(probes.CLASSIFIERS)} (default: linear and knn; knn with single labels only; ridge is linear "
         "too, and quick with long vectors)",
     )
     parser.add_argument(
@@ -104,7 +105,7 @@ class Outcome(NamedTuple):
 
     seed: int
     division: Division
-    choice: probing.Choice
+    choice: probes.Choice
     scores: np.ndarray
     """[M, K] of the division's test rows"""
 
@@ -142,7 +143,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise ConfigError(f"--max-seconds {args.max_seconds}: expected more than 0, such as 10")
     require_choice("--readout", args.readout, [*READOUTS, ALL])
     for name in args.classifier or ():
-        require_choice("--classifier", name, probing.CLASSIFIERS)
+        require_choice("--classifier", name, probes.CLASSIFIERS)
     if args.multi_label and "knn" in (args.classifier or ()):
         raise ConfigError(
             "--classifier knn: neighbours vote for one label a clip; expected linear or ridge with --multi-label"
@@ -236,9 +237,9 @@ def _probe(
     num_layers = next(iter(readouts.values())).shape[1]
     layers = _Layers([NO_LAYER], [NO_LAYER]) if name == LOG_MEL else _layers(args.layer, num_layers)
     if name == LOG_MEL:
-        candidates = {probing.Candidate(readout, NO_LAYER): values[:, 0] for readout, values in readouts.items()}
+        candidates = {probes.Candidate(readout, NO_LAYER): values[:, 0] for readout, values in readouts.items()}
     else:
-        candidates = probing.candidates_of(readouts, layers.candidates)
+        candidates = probes.candidates_of(readouts, layers.candidates)
     names = ["best"] if len(readouts) > 1 else list(readouts)
     if args.readout == ALL:
         names = [*readouts, "best"]
@@ -251,17 +252,17 @@ def _probe(
         for division in some
     ]
     for classifier, seed, division in tqdm(tasks, desc=name, unit=" probes", disable=None):
-        choices = probing.compare(candidates, task, division, classifier)
-        scores: dict[probing.Choice, np.ndarray] = {}
+        choices = probes.compare(candidates, task, division, classifier)
+        scores: dict[probes.Choice, np.ndarray] = {}
         for readout, layer in shown:
-            choice = probing.best(
+            choice = probes.best(
                 choices,
                 readout=None if readout == "best" else readout,
                 layer=layer if layer in layers.candidates else None,
             )
             if choice not in scores:
                 values = candidates[choice.candidate]
-                scores[choice] = probing.test_scores(values, task, division, classifier, choice)
+                scores[choice] = probes.test_scores(values, task, division, classifier, choice)
             yield Row(name, classifier, readout, layer), Outcome(seed, division, choice, scores[choice])
 
 
@@ -277,9 +278,9 @@ def _summarize(args: argparse.Namespace, task: Task, outcomes: dict[Row, list[Ou
                 "readout": outcome.choice.candidate.readout,
                 "layer": outcome.choice.candidate.layer,
                 "floor": outcome.choice.setting.floor,
-                probing.CLASSIFIERS[row.classifier].symbol: outcome.choice.setting.value,
+                probes.CLASSIFIERS[row.classifier].symbol: outcome.choice.setting.value,
                 "validation": outcome.choice.score,
-                **probing.evaluate(outcome.scores, task, outcome.division.test),
+                **probes.evaluate(outcome.scores, task, outcome.division.test),
             }
             for outcome in some
         ]

@@ -10,21 +10,23 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mae_ast_fairseq import fbank, plots
-from mae_ast_fairseq.checkpoints import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.output import prepare_folder, printable
-from mae_ast_fairseq.config import MaskingFields, require_choice
+from mae_ast_fairseq.cli.output import printable
+from mae_ast_fairseq.config.pretraining import MaskingFields, require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.draws import Stream, generator
+from mae_ast_fairseq.data.masking import STRATEGIES
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
-from mae_ast_fairseq.features.plan import min_seconds
-from mae_ast_fairseq.masking import STRATEGIES
+from mae_ast_fairseq.evaluation import plots
+from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.inference.chunks import min_seconds
+from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.masked import MaskedPredictor
-from mae_ast_fairseq.reconstruction import Reconstruction, reconstruct
-from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
+from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
+from mae_ast_fairseq.rng import Stream, generator
 
 HELP = "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores."
 EXAMPLE = "mae-ast reconstruct checkpoints/checkpoint_best.pt --manifest manifests/speech/valid.tsv --out pictures"

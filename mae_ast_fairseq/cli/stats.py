@@ -81,7 +81,7 @@ def _measure(manifests: Sequence[Manifest], out: Path, args: argparse.Namespace)
     """Measure the manifests one by one, name the broken files on stderr, and write the file."""
     import torch  # takes seconds to load, for which a look at the help should not wait
 
-    from mae_ast_fairseq.data import statistics
+    from mae_ast_fairseq.corpus import statistics
 
     torch.set_num_threads(1)  # clip by clip, more only wait for each other; and the last bits would depend on them
     measurements = []

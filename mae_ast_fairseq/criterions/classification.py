@@ -11,9 +11,9 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae_ast_fairseq.config import require_choice
-from mae_ast_fairseq.config_classification import ClassificationCriterionFields, check_classification_criterion
-from mae_ast_fairseq.tasks.launch import plain_errors
+from mae_ast_fairseq.config.classification import ClassificationCriterionFields, check_classification_criterion
+from mae_ast_fairseq.config.pretraining import require_choice
+from mae_ast_fairseq.training_error import plain_errors
 
 
 @dataclass

@@ -9,8 +9,8 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
 
-from mae_ast_fairseq.config import PretrainingCriterionFields, check_pretraining_criterion
-from mae_ast_fairseq.losses import info_nce, reconstruction_error
+from mae_ast_fairseq.config.pretraining import PretrainingCriterionFields, check_pretraining_criterion
+from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.masked import Predictions
 
 

@@ -1,1 +1,1 @@
-"""Reading audio and manifests; the fairseq datasets are built on these modules."""
+"""What a batch is made of: audio, manifests, labels, masks, and the datasets and collaters over them."""

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mae_ast_fairseq import fbank
-from mae_ast_fairseq.augmentation import (
+from mae_ast_fairseq.data.audio import SAMPLE_RATE
+from mae_ast_fairseq.data.augmentation import (
     MIXUP_BETA,
     NO_AUGMENTATION,
     NUM_MASK_DRAWS,
@@ -19,16 +19,16 @@ from mae_ast_fairseq.augmentation import (
     roll,
     smooth,
 )
-from mae_ast_fairseq.data.audio import SAMPLE_RATE
 from mae_ast_fairseq.data.clips import ClipDataset
 from mae_ast_fairseq.data.collate import Frames, waveforms_to_frames
+from mae_ast_fairseq.data.concat import JoinedManifest
 from mae_ast_fairseq.data.float32 import Float32Tensor
-from mae_ast_fairseq.data.joined import JoinedManifest
 from mae_ast_fairseq.data.labels import Labels, balanced_weights, check_each_has_example
 from mae_ast_fairseq.data.manifest import Manifest
-from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import ManifestError
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.nn.tokens import TokenGrid
+from mae_ast_fairseq.rng import Stream, generator
 
 
 class LabelledClip(NamedTuple):

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.data.audio import load_audio, samples_at_16k
 from mae_ast_fairseq.data.collate import crop_start
-from mae_ast_fairseq.data.joined import JoinedManifest
+from mae_ast_fairseq.data.concat import JoinedManifest
 from mae_ast_fairseq.data.manifest import Manifest
-from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import AudioError, ManifestError
-from mae_ast_fairseq.tokens import MIN_TOKENS, TokenGrid
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
+from mae_ast_fairseq.rng import Stream, generator
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq import fbank
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.nn.tokens import TokenGrid
 
 
 class Frames(NamedTuple):

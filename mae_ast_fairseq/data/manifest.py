@@ -4,19 +4,18 @@ Line 1 is the root folder, or `/` before absolute paths. Every other line is `pa
 file's sample rate as a third column where it is not 16 kHz; `samples` counts at the file's own rate.
 """
 
-import os
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, samples_at_16k
 from mae_ast_fairseq.errors import ManifestError
+from mae_ast_fairseq.files import atomic_write
 
 MAX_SAMPLE_DIGITS = 14  # 10^14 samples are 198 years, and samples * 16000 stays inside int64
 MAX_RATE_DIGITS = 9  # stays inside int32
@@ -159,18 +158,6 @@ def unwritable(relative_path: str) -> str | None:
     except UnicodeEncodeError:
         return "is not UTF-8"
     return None
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its place only when it was written whole; else nothing of it remains."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _refuse(where: str, found: str, expected: str, remedy: str = _REWRITE) -> NoReturn:

@@ -6,7 +6,7 @@ from typing import Any
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
-from mae_ast_fairseq.config import MaeAstFields
+from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import autoencoder_arguments, unused_released_keys
 

@@ -9,7 +9,7 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
-from mae_ast_fairseq.config_classification import FinetuningFields, check_finetuning
+from mae_ast_fairseq.config.classification import FinetuningFields, check_finetuning
 from mae_ast_fairseq.nn.build import classifier_arguments
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.encoder import Features, HiddenStates

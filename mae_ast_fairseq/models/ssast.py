@@ -6,7 +6,7 @@ from typing import Any
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
-from mae_ast_fairseq.config import SsastFields
+from mae_ast_fairseq.config.pretraining import SsastFields
 from mae_ast_fairseq.nn.build import ssast_arguments
 from mae_ast_fairseq.nn.ssast import Ssast
 

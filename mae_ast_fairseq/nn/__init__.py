@@ -1,1 +1,1 @@
-"""Torch modules of MAE-AST; nothing here knows fairseq or a config."""
+"""Log-Mel frames, tokens, losses and the torch modules of MAE-AST; nothing here knows fairseq or a config."""

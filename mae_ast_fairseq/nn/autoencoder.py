@@ -5,11 +5,11 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.draws import Stream
-from mae_ast_fairseq.losses import reconstruction_error
+from mae_ast_fairseq.nn.losses import reconstruction_error
 from mae_ast_fairseq.nn.masked import MaskedPredictor, Predictions
 from mae_ast_fairseq.nn.positions import Positions
 from mae_ast_fairseq.nn.transformer import TransformerStack, scatter_tokens
+from mae_ast_fairseq.rng import Stream
 
 
 class SwappedErrors(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Optional
 
 from torch import nn
 
-from mae_ast_fairseq.config import (
+from mae_ast_fairseq.config.pretraining import (
     ClassifierFields,
     EncoderFields,
     MaeAstFields,
@@ -25,8 +25,8 @@ from mae_ast_fairseq.nn.normalization import STATISTICS
 from mae_ast_fairseq.nn.positions import LearnedPositions, Positions, SinusoidalPositions
 from mae_ast_fairseq.nn.readout import check_readout, parse_layers
 from mae_ast_fairseq.nn.ssast import Ssast
+from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.nn.transformer import ACTIVATIONS, TransformerLayer, TransformerStack
-from mae_ast_fairseq.tokens import TokenGrid
 
 UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
 """Tensors that released checkpoints carry and no forward pass reads; positions are computed."""

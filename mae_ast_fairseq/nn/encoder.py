@@ -5,14 +5,14 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq import fbank
-from mae_ast_fairseq.draws import Stream, generator
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.nn.positions import Positions
 from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers
+from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.nn.transformer import TransformerStack, gather_tokens
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.rng import Stream, generator
 
 
 class Features(NamedTuple):

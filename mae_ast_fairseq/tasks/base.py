@@ -14,14 +14,14 @@ from fairseq.tasks import FairseqTask
 from omegaconf import II, MISSING, OmegaConf
 from torch import nn
 
-from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS, ClipDataset
-from mae_ast_fairseq.data.statistics import (
+from mae_ast_fairseq.corpus.statistics import (
     FILE_NAME,
     Statistics,
     measure_manifest,
     pool,
     read_statistics,
 )
+from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS, ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.launch import (
@@ -30,8 +30,8 @@ from mae_ast_fairseq.tasks.launch import (
     data_folders,
     is_first_process,
     is_training_command,
-    plain_errors,
 )
+from mae_ast_fairseq.training_error import plain_errors
 
 logger = logging.getLogger(__name__)
 

@@ -13,26 +13,27 @@ from fairseq.tasks import register_task
 from omegaconf import II, open_dict
 from torch import nn
 
-from mae_ast_fairseq.augmentation import Augmentation, check_augmentation
-from mae_ast_fairseq.checkpoints import Checkpoint, checkpoint_path, read_checkpoint
-from mae_ast_fairseq.config import ClassifierFields
-from mae_ast_fairseq.config_classification import ClassificationTaskFields, check_classification_task
-from mae_ast_fairseq.data.classification import LabelledAudioDataset
-from mae_ast_fairseq.data.joined import join
-from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
-from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.finetuning import (
+from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.transfer import (
     ARCHITECTURE,
     HEAD,
     encoder_state,
     learning_rate_scales,
     taken_fields,
 )
-from mae_ast_fairseq.metrics import METRICS
+from mae_ast_fairseq.config.classification import ClassificationTaskFields, check_classification_task
+from mae_ast_fairseq.config.pretraining import ClassifierFields
+from mae_ast_fairseq.data.augmentation import Augmentation, check_augmentation
+from mae_ast_fairseq.data.classification import LabelledAudioDataset
+from mae_ast_fairseq.data.concat import join
+from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
+from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.evaluation.metrics import METRICS
+from mae_ast_fairseq.optim.layerwise import check_optimizer, drop_frozen_gradients, mark_parameters
 from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask, AudioTaskConfig
-from mae_ast_fairseq.tasks.launch import check_checkpoint, data_folders, plain_errors, read_checked
-from mae_ast_fairseq.tasks.layerwise import check_optimizer, drop_frozen_gradients, mark_parameters
+from mae_ast_fairseq.tasks.launch import check_checkpoint, data_folders, read_checked
 from mae_ast_fairseq.tasks.validation import Scored, WholeSet
+from mae_ast_fairseq.training_error import plain_errors
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class MaeAstClassificationTask(AudioTask):
             layer_decay=cfg.layer_decay,
             head_scale=cfg.head_lr_scale,
         )
-        mark_parameters(model, scales)
+        mark_parameters(model, scales, HEAD)
         return model
 
     def _complete(self, cfg: Any) -> Optional[Checkpoint]:

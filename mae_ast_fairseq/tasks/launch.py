@@ -1,45 +1,17 @@
-"""Where fairseq-hydra-train meets a person: relative paths and errors."""
+"""Where fairseq-hydra-train meets a person: relative paths and what must be there."""
 
-import functools
-import inspect
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
 from hydra.utils import get_original_cwd
 
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
-from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
-
-Result = TypeVar("Result")
+from mae_ast_fairseq.errors import ConfigError, ManifestError
 
 MIN_WARMUP, MAX_WARMUP = 0.05, 0.5
 """Share of a run that is warm-up, outside which the launch says so."""
-
-
-class TrainingError(UserError, CompactHydraException):
-    """A person's mistake, of which hydra prints the message and no traceback."""
-
-
-def plain_errors(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Let a UserError out of `function` as a TrainingError."""
-
-    @functools.wraps(function)
-    def wrapped(*args: object, **kwargs: object) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except TrainingError:
-            raise
-        except UserError as error:
-            raise TrainingError(str(error)) from error
-
-    # fairseq asks with getfullargspec, which does not look through a wrapper by itself, for `from_checkpoint`.
-    wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
-    return wrapped
 
 
 def is_training_command() -> bool:

@@ -10,12 +10,12 @@ from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import nn
 
-from mae_ast_fairseq.collapse import diagnose
-from mae_ast_fairseq.config import PretrainingTaskFields, check_pretraining_task, require_choice
-from mae_ast_fairseq.data.dataset import MaskedAudioDataset
-from mae_ast_fairseq.data.joined import join
+from mae_ast_fairseq.config.pretraining import PretrainingTaskFields, check_pretraining_task, require_choice
+from mae_ast_fairseq.data.concat import join
+from mae_ast_fairseq.data.masking import STRATEGIES, check_ratio
+from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.masking import STRATEGIES, check_ratio
+from mae_ast_fairseq.evaluation.collapse import diagnose
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
 from mae_ast_fairseq.nn.masked import Predictions
 from mae_ast_fairseq.tasks.base import AudioTask, AudioTaskConfig
@@ -24,12 +24,12 @@ from mae_ast_fairseq.tasks.launch import (
     data_folders,
     is_first_process,
     is_training_command,
-    plain_errors,
     read_checked,
     read_weights,
     schedule_warning,
 )
 from mae_ast_fairseq.tasks.validation import TokenHealth
+from mae_ast_fairseq.training_error import plain_errors
 
 logger = logging.getLogger(__name__)
 

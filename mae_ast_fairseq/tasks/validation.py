@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq.collapse import TokenMoments, effective_rank, token_moments, token_spread
-from mae_ast_fairseq.metrics import evaluate
+from mae_ast_fairseq.evaluation.collapse import TokenMoments, effective_rank, token_moments, token_spread
+from mae_ast_fairseq.evaluation.metrics import evaluate
 from mae_ast_fairseq.nn.autoencoder import SwappedErrors
 from mae_ast_fairseq.nn.encoder import Features
 

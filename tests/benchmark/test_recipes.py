@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from mae_ast_fairseq.benchmark.recipes import Setting, parse_setting, read_recipes, recipe_names
-from mae_ast_fairseq.cli.path import examples_folder
-from mae_ast_fairseq.config import MaeAstFields, SsastFields
+from mae_ast_fairseq.config.pretraining import MaeAstFields, SsastFields
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.files import examples_folder
 
 
 def changed_recipe(folder: Path, old: str, new: str) -> str:

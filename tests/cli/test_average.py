@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from mae_ast_fairseq.checkpoints import read_checkpoint
+from mae_ast_fairseq.checkpoints.read import read_checkpoint
 from mae_ast_fairseq.cli import average
 from mae_ast_fairseq.errors import ConfigError
 from tests.finetuning import pretrained

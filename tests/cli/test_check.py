@@ -14,9 +14,9 @@ import soundfile as sf
 
 from mae_ast_fairseq.cli import check as command
 from mae_ast_fairseq.cli import main
-from mae_ast_fairseq.data.check import ERROR, KINDS
+from mae_ast_fairseq.corpus.check import ERROR, KINDS
 from mae_ast_fairseq.data.manifest import read_manifest
-from tests.data.test_check import noise, plant, write_clean
+from tests.corpus.test_check import noise, plant, write_clean
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from mae_ast_fairseq.checkpoints import read_checkpoint
+from mae_ast_fairseq.checkpoints.export import LAYOUTS
+from mae_ast_fairseq.checkpoints.read import read_checkpoint
 from mae_ast_fairseq.cli import main
-from mae_ast_fairseq.export import LAYOUTS
-from tests.test_checkpoints import save_tiny_checkpoint
+from tests.checkpoints.test_read import save_tiny_checkpoint
 
 
 @pytest.fixture

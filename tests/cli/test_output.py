@@ -1,7 +1,7 @@
 import pytest
 
-from mae_ast_fairseq.cli.output import prepare_folder
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.files import prepare_folder
 
 
 def test_folders_on_the_way_are_made(tmp_path):

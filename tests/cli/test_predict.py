@@ -11,12 +11,12 @@ import soundfile as sf
 import torch
 
 from mae_ast_fairseq.cli import main
-from mae_ast_fairseq.config import ClassifierFields
+from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.data.audio import load_audio
-from tests.test_checkpoints import save_tiny_checkpoint
+from tests.checkpoints.test_read import save_tiny_checkpoint
+from tests.inference.test_predict import tiny_classifier
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.test_layers import run as run_python
-from tests.test_prediction import tiny_classifier
 
 LABELS = ["bell", "dog", "rain", "siren"]
 

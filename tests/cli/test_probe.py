@@ -10,14 +10,15 @@ import pytest
 import soundfile as sf
 import torch
 
-from mae_ast_fairseq import divisions, fbank, plots, probing
-from mae_ast_fairseq.checkpoints import build_model, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.features import clip_features
+from mae_ast_fairseq.evaluation import plots, probes, splits
+from mae_ast_fairseq.inference.features import clip_features
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.readout import READOUTS, possible_readouts
-from tests.test_checkpoints import save_tiny_checkpoint
+from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.test_layers import run as run_python
 
@@ -118,20 +119,20 @@ def test_results_are_the_librarys(run, data, checkpoint, classifier: str, readou
     model = build_model(read_checkpoint(checkpoint))
     device = torch.device("cpu")
     features = [clip_features(model, m, [readout], device=device, dtype=torch.float32)[readout] for m in manifests]
-    task = divisions.Task(np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2), list(PITCHES))
+    task = splits.Task(np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2), list(PITCHES))
     train, test, valid = np.split(np.arange(60), [36, 48])
-    (division,) = divisions.divide_by_split(task, train, valid, test, 1337)
+    (division,) = splits.divide_by_split(task, train, valid, test, 1337)
     layers = ["1", "2", "3", "all"] if layer == "best" else [layer]
-    candidates = probing.candidates_of({readout: np.concatenate(features)}, layers)
-    choice = probing.best(probing.compare(candidates, task, division, classifier))
-    scores = probing.test_scores(candidates[choice.candidate], task, division, classifier, choice)
+    candidates = probes.candidates_of({readout: np.concatenate(features)}, layers)
+    choice = probes.best(probes.compare(candidates, task, division, classifier))
+    scores = probes.test_scores(candidates[choice.candidate], task, division, classifier, choice)
     (row,) = summary["results"]
     (found,) = row["runs"]
-    symbol = probing.CLASSIFIERS[classifier].symbol
+    symbol = probes.CLASSIFIERS[classifier].symbol
     assert (row["classifier"], row["readout"], row["layer"]) == (classifier, readout, layer)
     assert (found["readout"], found["layer"]) == choice.candidate
     assert (found["floor"], found[symbol], found["validation"]) == (*choice.setting, choice.score)
-    expected = probing.evaluate(scores, task, test)
+    expected = probes.evaluate(scores, task, test)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
@@ -219,13 +220,13 @@ def test_the_table_names_the_readouts_that_were_chosen(data, checkpoint, capsys)
 
 def test_log_mel_frames_are_read_out_band_by_band(run, data, monkeypatch) -> None:
     compared = []
-    original = probing.compare
+    original = probes.compare
 
     def spy(candidates, *args):
         compared.append(candidates)
         return original(candidates, *args)
 
-    monkeypatch.setattr(probing, "compare", spy)
+    monkeypatch.setattr(probes, "compare", spy)
     run("--readout", "all", "--classifier", "ridge", "--layer", 1, "--max-seconds", 0.25)
     _, log_mel, _ = compared  # of the checkpoint, log-Mel frames and random weights
     statistics = {"mean": [np.mean], "mean+max": [np.mean, np.max], "mean+std": [np.mean, np.std]}

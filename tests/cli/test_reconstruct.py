@@ -10,14 +10,15 @@ import pytest
 import soundfile as sf
 import torch
 
-from mae_ast_fairseq import fbank, plots
-from mae_ast_fairseq.checkpoints import build_model, load_autoencoder, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import build_model, load_autoencoder, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.draws import Stream, generator
-from mae_ast_fairseq.masking import chunk_mask
-from mae_ast_fairseq.reconstruction import reconstruct
-from tests.test_checkpoints import save_checkpoint, save_tiny_checkpoint
+from mae_ast_fairseq.data.masking import chunk_mask
+from mae_ast_fairseq.evaluation import plots
+from mae_ast_fairseq.inference.reconstruct import reconstruct
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.rng import Stream, generator
+from tests.checkpoints.test_read import save_checkpoint, save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.tiny import FRAME
 

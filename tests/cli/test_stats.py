@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.corpus.statistics import measure_manifest, pool_bands, read_statistics
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.data.statistics import measure_manifest, pool_bands, read_statistics
 from mae_ast_fairseq.tasks import base
 from tests.training import SMALL, build
 

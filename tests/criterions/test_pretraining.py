@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mae_ast_fairseq.criterions.pretraining import MaeAstCriterion
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.losses import info_nce, reconstruction_error
+from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from tests.training import SMALL, build
 
 

@@ -10,9 +10,9 @@ import pytest
 import soundfile as sf
 from fairseq.data.audio.audio_utils import parse_path, read_from_stored_zip
 
+from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.data.archive import Location, members, open_part, parse
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.packing import pack
 from mae_ast_fairseq.errors import AudioError, ConfigError
 
 NAMES = ["a.wav", "sub/b.flac", "sub/c.ogg"]

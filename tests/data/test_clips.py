@@ -8,7 +8,7 @@ import pytest
 from mae_ast_fairseq.data.clips import LENGTH_BUCKET, MAX_LENGTH_RATIO, MAX_REPLACEMENTS, ClipDataset
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ManifestError
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.nn.tokens import TokenGrid
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 FRAMES = TokenGrid(feature_dim=128, kernel=(128, 2), stride=(128, 2))

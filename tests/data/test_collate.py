@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.data.collate import crop_start, crop_to_shortest, waveforms_to_frames
-from mae_ast_fairseq.tokens import TokenGrid
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.nn.tokens import TokenGrid
 
 GRID = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 

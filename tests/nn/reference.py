@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae_ast_fairseq.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.nn.positions import sinusoidal_positions
 from mae_ast_fairseq.nn.ssast import Ssast

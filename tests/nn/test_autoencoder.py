@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae_ast_fairseq.config import SsastFields
-from mae_ast_fairseq.draws import Stream
+from mae_ast_fairseq.config.pretraining import SsastFields
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.losses import reconstruction_error
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
 from mae_ast_fairseq.nn.build import MODELS, autoencoder_arguments
+from mae_ast_fairseq.nn.losses import reconstruction_error
 from mae_ast_fairseq.nn.normalization import STATISTICS
+from mae_ast_fairseq.rng import Stream
 from tests.nn import reference
 from tests.tiny import (
     FRAME,

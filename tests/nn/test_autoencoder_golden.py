@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq.config import MaeAstFields
-from mae_ast_fairseq.losses import info_nce, reconstruction_error
+from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import autoencoder_arguments
+from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.masked import Predictions
 from tests.tiny import golden_checkpoint, golden_values
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq import fbank
-from mae_ast_fairseq.config import ClassifierFields
+from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.readout import READOUTS, possible_readouts

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.normalization import STATISTICS
 from tests.nn import reference

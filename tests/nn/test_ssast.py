@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq.config import SsastFields
+from mae_ast_fairseq.config.pretraining import SsastFields
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.normalization import STATISTICS

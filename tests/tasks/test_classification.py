@@ -10,9 +10,9 @@ import torch
 from fairseq import checkpoint_utils
 from sklearn.metrics import average_precision_score
 
-from mae_ast_fairseq.checkpoints import build_model, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.errors import UserError
-from mae_ast_fairseq.metrics import METRICS
+from mae_ast_fairseq.evaluation.metrics import METRICS
 from tests.finetuning import PITCHES, RECIPE, finetune, pretrained, set_up, write_tones
 from tests.tiny import PATCH, padded_batch
 from tests.training import config

@@ -5,14 +5,13 @@ from hydra.errors import CompactHydraException
 
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 from mae_ast_fairseq.tasks.launch import (
-    TrainingError,
     check_checkpoint,
     check_folders,
     data_folders,
-    plain_errors,
     read_weights,
     schedule_warning,
 )
+from mae_ast_fairseq.training_error import TrainingError, plain_errors
 
 
 def test_a_persons_mistake_is_one_that_hydra_prints_without_a_traceback():

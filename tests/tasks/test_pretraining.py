@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mae_ast_fairseq import fbank
 from mae_ast_fairseq.errors import UserError
+from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.tasks import base
-from tests.data.test_dataset import equal
+from tests.data.test_pretraining import equal
 from tests.training import SMALL, build
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from mae_ast_fairseq.collapse import effective_rank, token_moments, token_spread
-from mae_ast_fairseq.metrics import METRICS
+from mae_ast_fairseq.evaluation.collapse import effective_rank, token_moments, token_spread
+from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.nn.autoencoder import SwappedErrors
 from mae_ast_fairseq.nn.encoder import Features
 from mae_ast_fairseq.tasks.validation import Scored, TokenHealth, WholeSet, gather

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mae_ast_fairseq.cli import main
-from tests.test_checkpoints import save_tiny_checkpoint
+from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.tiny import FRAME
 
 

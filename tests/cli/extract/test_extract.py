@@ -12,8 +12,8 @@ import torch
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.serving import load_pretrained
-from tests.test_checkpoints import save_tiny_checkpoint
+from mae_ast_fairseq.inference.encoder import load_pretrained
+from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.tiny import FRAME, golden_values
 

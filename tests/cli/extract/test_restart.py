@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from mae_ast_fairseq.cli import main
-from mae_ast_fairseq.features import extract as extraction
-from mae_ast_fairseq.features import loading
+from mae_ast_fairseq.inference import extract as extraction
+from mae_ast_fairseq.inference import loading
+from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.cli.extract.test_extract import alone, assert_all_close, paths_of, read_hubert, spoil
-from tests.test_checkpoints import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 
 ARGUMENTS = [
@@ -60,7 +60,7 @@ def _fail_after(num_calls: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return original(*args)
 
     original = loading.load_part
-    monkeypatch.setattr("mae_ast_fairseq.features.encode.load_part", load)
+    monkeypatch.setattr("mae_ast_fairseq.inference.features.load_part", load)
     return loaded
 
 
@@ -68,8 +68,8 @@ def test_a_killed_process_leaves_a_state_to_go_on_from(corpus, checkpoint, out: 
     argv = (checkpoint, "--manifest", corpus / "train.tsv", "--max-seconds-per-batch", 2)
     code = f"""
 from mae_ast_fairseq.cli import extract, main
-from mae_ast_fairseq.features import encode
-import mae_ast_fairseq.features.extract as extraction, os
+from mae_ast_fairseq.inference import features as encode
+import mae_ast_fairseq.inference.extract as extraction, os
 extraction.SAVE_SECONDS = 0
 original, count = encode.encode_waveforms, iter(range(99))
 def encode_waveforms(*args):

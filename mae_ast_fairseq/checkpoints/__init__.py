@@ -1,0 +1,1 @@
+"""Reading, converting, averaging and exporting checkpoints; nothing here knows fairseq."""

@@ -1,0 +1,42 @@
+"""The mean of the weights of several checkpoints of one run, as AST and SSAST report it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mae_ast_fairseq.checkpoints.read import Checkpoint, read_checkpoint
+from mae_ast_fairseq.checkpoints.unpickling import read_content
+from mae_ast_fairseq.errors import CheckpointError
+from mae_ast_fairseq.files import atomic_write
+
+LEFT_OUT = ("last_optimizer_state",)
+"""Parts of a checkpoint that a mean of weights has no use for."""
+
+
+def average_checkpoints(paths: Sequence[Path], out: Path) -> Checkpoint:
+    """Write the mean of the weights of some checkpoints, with all else from the last of them; return that one.
+
+    Raises CheckpointError where a file cannot be read or is of another model than the first.
+    """
+    total: dict[str, Tensor] = {}
+    first = last = read_checkpoint(paths[0])
+    for path in paths:
+        last = first if path is paths[0] else read_checkpoint(path)
+        if (last.kind, last.model, last.feature_dim) != (first.kind, first.model, first.feature_dim):
+            raise CheckpointError(
+                f"{path}: its model is another than that of {first.path}; expected checkpoints of one run, which alone "
+                "have a mean; leave it out"
+            )
+        for name, value in last.state.items():
+            if value.is_floating_point():
+                total[name] = total.get(name, 0) + value.double()
+    mean = {
+        name: (total[name] / len(paths)).to(value.dtype) if name in total else value
+        for name, value in last.state.items()
+    }
+    content = {name: value for name, value in read_content(paths[-1]).items() if name not in LEFT_OUT}
+    with atomic_write(out) as stream:
+        torch.save({**content, "model": mean}, stream)
+    return last

@@ -1,0 +1,249 @@
+"""Checkpoints of ours and in the released layout, read without fairseq and without trusting the file.
+
+Files of fairseq and of `mae-ast export`, told apart by their content. Only tensors and plain values are unpickled
+(`weights_only=True`), every field must be known and of its declared type, and nothing in the file is evaluated or
+interpolated.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, cast, get_type_hints
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, check_fields, entry, listed, mapping, refuse, shown, taken
+from mae_ast_fairseq.checkpoints.released import MODEL_TYPES as RELEASED_MODEL_TYPES
+from mae_ast_fairseq.checkpoints.released import TASK_TYPES as RELEASED_TASK_TYPES
+from mae_ast_fairseq.checkpoints.released import Released, check_supported, set_aside, tensor_shapes
+from mae_ast_fairseq.checkpoints.unpickling import FETCH_AGAIN, read_content
+from mae_ast_fairseq.config.classification import ClassificationTaskFields, FinetuningFields
+from mae_ast_fairseq.config.pretraining import EncoderFields, MaeAstFields, PretrainingTaskFields
+from mae_ast_fairseq.errors import CheckpointError, ConfigError
+from mae_ast_fairseq.files import package_folder
+from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
+from mae_ast_fairseq.nn.build import MODELS
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+
+AUTOENCODER = "mae_ast"
+
+WEIGHTS = package_folder() / "weights"
+BUNDLED = {"tiny": WEIGHTS / "tiny.safetensors"}
+"""Checkpoints that the package brings, by the names that stand for their paths; a card lies beside each."""
+
+MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length": 1_000_000}
+"""Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
+
+SHELL_TYPES = dict.fromkeys(
+    (
+        *("_name", "data", "seed", "train_subset", "restore_file", "finetune_from_model", "save_dir"),
+        *("planned_warmup", "planned_updates"),
+    ),
+    Any,
+)
+"""Fields that the registered tasks have besides those of `config`; nothing here reads them."""
+
+TASK_TYPES = {
+    **SHELL_TYPES,
+    **RELEASED_TASK_TYPES,
+    **get_type_hints(ClassificationTaskFields),
+    **get_type_hints(PretrainingTaskFields),
+}
+LEFT_OUT_TYPES = {
+    AUTOENCODER: RELEASED_MODEL_TYPES,
+    "mae_ast_classifier": get_type_hints(FinetuningFields),
+}
+"""Fields that files of a kind may have besides those of the model: of the released layout, and of training."""
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+class _NoInitialWeights(TorchFunctionMode):
+    """Leaves weights unset that would be drawn, which takes seconds for a large model."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds of a model, checked: `state` fits the model that the fields before it describe."""
+
+    path: Path
+    kind: str
+    """the model, a key of `nn.build.MODELS`"""
+    model: EncoderFields
+    """the model's fields, of the dataclass of its kind; those that the file does not have are the defaults"""
+    feature_dim: int
+    """number of log-Mel bands (F)"""
+    mask_type: str
+    """the strategy it was trained with, as the file spells it; the default where the file has none"""
+    num_updates: Optional[int]
+    """updates it was trained for; None where the file does not say"""
+    state: dict[str, Tensor]
+    """weights and buffers on the CPU, finite, of the file's precision and in its order"""
+    released: Optional[Released] = None
+    """what a file in the released layout has besides; None for files of ours"""
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """Return the path of a checkpoint: of one that the package brings by its name, unless a file is called so."""
+    path = Path(name)
+    return path if path.is_file() else BUNDLED.get(str(name), path)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of one of our models, a released one, or what `mae-ast export` wrote, and check all in it.
+
+    `path` may be one of BUNDLED.
+
+    Raises CheckpointError, which names the file and the key: no such file, not a checkpoint, truncated, with code
+    in it, of another kind of model, fields unknown, interpolated or of a wrong type, keys missing, unexpected or
+    misshapen, weights that are not finite.
+    """
+    path = checkpoint_path(path)
+    content = read_content(path)
+    cfg = mapping(path, entry(path, content, "cfg"), "cfg")
+    parts = {name: mapping(path, entry(path, cfg, f"cfg.{name}"), f"cfg.{name}") for name in ("model", "task")}
+    kind = _kind(path, parts["model"])
+    model_types, task_types = get_type_hints(MODELS[kind].fields), get_type_hints(PretrainingTaskFields)
+    check_fields(path, "cfg.model", parts["model"], {"_name": str, **LEFT_OUT_TYPES.get(kind, {}), **model_types})
+    check_fields(path, "cfg.task", parts["task"], TASK_TYPES)
+    check_supported(path, parts)
+    task = PretrainingTaskFields(**taken(parts["task"], task_types))
+    checkpoint = Checkpoint(
+        path=path,
+        kind=kind,
+        model=MODELS[kind].fields(**taken(parts["model"], model_types)),
+        feature_dim=task.feature_dim,
+        mask_type=task.mask_type,
+        num_updates=_num_updates(content),
+        state=dict(mapping(path, entry(path, content, "model"), "model")),
+    )
+    _check_state(checkpoint)
+    if kind != AUTOENCODER:
+        return checkpoint
+    fields = cast(MaeAstFields, checkpoint.model)
+    state, released = set_aside(fields, checkpoint.feature_dim, {**cfg, **parts}, checkpoint.state)
+    return checkpoint._replace(state=state, released=released)
+
+
+def build_model(checkpoint: Checkpoint) -> SpectrogramEncoder:
+    """Return the model of a checkpoint that was read, on the CPU, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]), _NoInitialWeights():  # memory that is not touched yet
+        model = MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim)
+    model.load_state_dict(checkpoint.state)
+    return cast(SpectrogramEncoder, model.eval())
+
+
+def build_untrained(checkpoint: Checkpoint, seed: int) -> SpectrogramEncoder:
+    """Return the same network with initial weights drawn by `seed`, but with the checkpoint's input statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = cast(SpectrogramEncoder, MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim))
+    prefix = "batch_norm."
+    buffers = {key.removeprefix(prefix): value for key, value in checkpoint.state.items() if key.startswith(prefix)}
+    model.batch_norm.load_state_dict(buffers)
+    return model.eval()
+
+
+def load_autoencoder(path: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
+    """Return the model of a checkpoint of MAE-AST in evaluation mode; raises CheckpointError for anything else."""
+    return build_autoencoder(read_checkpoint(path)).to(device)
+
+
+def build_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
+    """Return the model of a checkpoint of MAE-AST; raises CheckpointError for another kind of model."""
+    if checkpoint.kind != AUTOENCODER:
+        found = f"cfg.model._name is {checkpoint.kind!r}: a checkpoint of another kind of model"
+        refuse(checkpoint.path, found, AUTOENCODER, "give a checkpoint of MAE-AST pretraining")
+    return cast(MaskedAutoencoder, build_model(checkpoint))
+
+
+# --- its config
+
+
+def _kind(path: Path, model_cfg: Mapping[str, Any]) -> str:
+    name = entry(path, model_cfg, "cfg.model._name")
+    if isinstance(name, str) and name in MODELS:
+        return name
+    found = f"cfg.model._name is {shown(name)}: a checkpoint of another kind of model"
+    refuse(path, found, ", ".join(MODELS), "give a checkpoint that this package trained or that was released")
+
+
+def _num_updates(content: Mapping[str, Any]) -> Optional[int]:
+    """Return the number of updates that the file's last optimiser made; None where it does not say."""
+    history = content.get("optimizer_history")
+    last = history[-1] if isinstance(history, list) and history else None
+    num_updates = last.get("num_updates") if isinstance(last, Mapping) else None
+    return num_updates if type(num_updates) is int else None
+
+
+# --- its weights
+
+
+def _check_state(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where the fields contradict each other or the weights do not fit them."""
+    path, state = checkpoint.path, checkpoint.state
+    _check_sizes(checkpoint)
+    expected = _expected(checkpoint)
+    if isinstance(checkpoint.model, MaeAstFields):
+        shapes = tensor_shapes(checkpoint.model, checkpoint.feature_dim)
+        expected |= {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key in state}
+    others = {key: type(value).__name__ for key, value in state.items() if not _is_plain_tensor(value)}
+    _refuse_keys(path, "not plain tensors", [f"{key} ({kind})" for key, kind in others.items()])
+    _refuse_keys(path, "missing", expected.keys() - state.keys())
+    _refuse_keys(path, "unexpected", state.keys() - expected.keys())
+    misshapen = [
+        f"{key} ({_shape(state[key])} instead of {_shape(value)})"
+        for key, value in expected.items()
+        if _shape(state[key]) != _shape(value)
+    ]
+    _refuse_keys(path, "misshapen", misshapen)
+    not_finite = [key for key in expected if not torch.isfinite(state[key]).all()]
+    _refuse_keys(path, "NaN or infinite", not_finite, FETCH_AGAIN)
+
+
+def _check_sizes(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for sizes that no weight tells of, or that would take hours or all memory to build."""
+    for name, most in MAX_SIZES.items():
+        size = getattr(checkpoint.model, name, 0)
+        if size > most:
+            remedy = "write what it was trained with; sin/cos positions grow as they need"
+            refuse(checkpoint.path, f"cfg.model.{name} is {size}", f"at most {most}", remedy)
+
+
+def _expected(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the state of the model that a checkpoint's fields describe, without memory for its values."""
+    try:
+        with torch.device("meta"):
+            return MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim).state_dict()
+    except ConfigError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    except (RuntimeError, TypeError, OverflowError) as error:  # more values than torch can count
+        reason = str(error).splitlines()[0]
+        refuse(checkpoint.path, f"cfg.model describes a model that cannot be built ({reason})", "one that fits")
+
+
+def _is_plain_tensor(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    """Name a tensor's shape, and its kind of number where that is not floating point of 16 bits or more."""
+    number = "" if tensor.dtype in FLOATS else f" {tensor.dtype}".replace("torch.", "")
+    return f"{list(tensor.shape)}{number}"
+
+
+def _refuse_keys(path: Path, fault: str, keys: Any, remedy: str = OF_TRAINING) -> None:
+    if names := [f"model.{key}" for key in keys]:
+        found = f"{len(names)} tensors" if len(names) > 1 else "a tensor"
+        refuse(path, f"{found} {fault}: {listed(names)}", "the weights of the model that its cfg describes", remedy)

@@ -1,0 +1,100 @@
+"""Files of torch.save and of safetensors, read without trusting them: tensors and plain values, nothing executed."""
+
+import json
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, mapping, refuse
+
+METADATA = "mae_ast_fairseq"
+"""Key of a safetensors file's metadata that holds, as JSON, what a checkpoint of fairseq has besides its weights."""
+
+FETCH_AGAIN = "copy or download it again, or take another checkpoint of the run"
+
+_UNSAFE_GLOBAL = re.compile(r"\bGLOBAL (\S+)")
+_LENGTH_BYTES = 8  # a safetensors file begins with its header's length, then the header: JSON
+
+
+def read_content(path: Path) -> Mapping[str, Any]:
+    """Return what a file holds, in the layout of a fairseq checkpoint: `cfg` and `model`, and others.
+
+    Raises CheckpointError: no such file, cannot be read, not a checkpoint, truncated, with code in it.
+    """
+    if not path.exists():
+        refuse(path, "there is no such file", "a checkpoint", "correct the path")
+    if path.is_dir():
+        refuse(path, "this is a folder", "a checkpoint", "name a file in it, such as checkpoint_best.pt")
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LENGTH_BYTES + 1)
+    except OSError as error:
+        refuse(path, f"it cannot be read ({error.strerror or error})", "a checkpoint", "correct its permissions")
+    return _read_safetensors(path) if start[_LENGTH_BYTES:] == b"{" else mapping(path, _unpickle(path), "")
+
+
+def as_safetensors(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file of `tensors`, with the plain values of `content` as JSON in its metadata."""
+    # Cloned: tensors of a file may share memory, which safetensors refuses.
+    apart = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    return save(apart, {METADATA: json.dumps(content, allow_nan=False)})
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+    except Exception as error:  # SafetensorError has no base of its own, and dtypes of torch may be missing
+        reason = str(error).splitlines()[0].rpartition("header: ")[2]
+        refuse(path, f"its safetensors header is broken ({reason})", "a whole file", FETCH_AGAIN)
+    key = f"metadata.{METADATA}"
+    if METADATA not in metadata:
+        written = "weights with their config, as `mae-ast export --to safetensors` writes"
+        refuse(path, f"{key} is missing: a safetensors file of another program", written, "export the checkpoint")
+    try:
+        content = json.loads(metadata[METADATA], parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        refuse(path, f"{key} cannot be read ({str(error).splitlines()[0]})", "JSON", FETCH_AGAIN)
+    return {**mapping(path, content, key), "model": state}
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _unpickle(path: Path) -> Any:
+    """Load the tensors and plain values of a file of torch.save."""
+    try:
+        # Opened here, for torch looks at the end of a name; and of a strange file the error below says enough.
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle may raise anything at all
+        _refuse_unpickled(path, error)
+
+
+def _refuse_unpickled(path: Path, error: Exception) -> NoReturn:
+    """Say in one line why torch could not load a file."""
+    if unsafe := _UNSAFE_GLOBAL.search(str(error)):
+        refuse(
+            path,
+            f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed",
+            "tensors and plain values only",
+            OF_TRAINING,
+        )
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    is_cut = isinstance(error, (EOFError, struct.error)) or "unexpected EOF" in str(error)
+    if is_cut or (is_zip and not zipfile.is_zipfile(path)):
+        refuse(path, f"the file is truncated, at {path.stat().st_size} bytes", "a whole checkpoint", FETCH_AGAIN)
+    refuse(path, "this is not a checkpoint", "a file that torch.save or `mae-ast export` wrote", "correct the path")

@@ -1,0 +1,1 @@
+"""Dataclasses of the fields of models, tasks and criterions; nothing here knows fairseq."""

@@ -1,0 +1,88 @@
+"""Plain dataclasses of the fields of fine-tuning: of its task, its model and its criterion, with help and units.
+
+As in `config.py`, the registered fairseq configs derive from these. The recipes are `examples/finetune_*.yaml`.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+from mae_ast_fairseq.config.pretraining import (
+    AudioTaskFields,
+    ClassifierFields,
+    check_audio_task,
+    option,
+    require_positive,
+)
+from mae_ast_fairseq.errors import ConfigError
+
+
+@dataclass
+class ClassificationTaskFields(AudioTaskFields):
+    """Fields of the `mae_ast_classification` task."""
+
+    multi_label: bool = option(False, "a clip may have any number of labels; false: exactly one")
+    fixed_size: Optional[int] = option(
+        None, "every clip is cropped or padded to this many samples; none: batches are as long as their longest clip"
+    )
+    frequency_mask: int = option(0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none")
+    time_mask: int = option(0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none")
+    mixup: float = option(0.0, "probability that a training clip is mixed with another, and their labels with it")
+    roll_seconds: float = option(0.0, "training clips are rolled in time by at most so many seconds, either way")
+    label_smoothing: float = option(0.0, "share of a training label that is spread over all classes")
+    balanced: bool = option(False, "draw training clips with weights so that rare classes come as often as common ones")
+
+
+@dataclass
+class FinetuningFields(ClassifierFields):
+    """Fields of the `mae_ast_classifier` model as it is trained: those of the classifier, and how it learns."""
+
+    pretrained: Optional[str] = option(
+        None,
+        "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier), or tiny; none: from scratch",
+    )
+    freeze_finetune_updates: int = option(
+        0, "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe"
+    )
+    layer_decay: float = option(
+        1.0, "learning rate of each encoder layer, as a share of that of the layer above; 1: the same for all"
+    )
+    head_lr_scale: float = option(1.0, "learning rate of the head, as a multiple of optimization.lr")
+
+
+@dataclass
+class ClassificationCriterionFields:
+    """Fields of the `mae_ast_classification` criterion."""
+
+    loss: str = option("cross_entropy", "cross_entropy (one label a clip) or binary_cross_entropy (any number of them)")
+
+
+def check_classification_task(fields: ClassificationTaskFields) -> None:
+    """Raise ConfigError where a field of the classification task cannot be used; augmentation checks its own."""
+    check_audio_task(fields)
+    if fields.fixed_size is not None:
+        require_positive("task.fixed_size", fields.fixed_size)
+    if fields.fixed_size is not None and fields.max_sample_size is not None:
+        raise ConfigError(
+            f"task.fixed_size: {fields.fixed_size} was given with task.max_sample_size={fields.max_sample_size}; "
+            "expected one of them: set task.max_sample_size=null"
+        )
+
+
+def check_finetuning(fields: FinetuningFields) -> None:
+    """Raise ConfigError where a field that says how the classifier learns cannot be used."""
+    if fields.freeze_finetune_updates < 0:
+        raise ConfigError(
+            f"model.freeze_finetune_updates: {fields.freeze_finetune_updates} was given; expected 0 or more updates"
+        )
+    if not 0 < fields.layer_decay <= 1:
+        raise ConfigError(f"model.layer_decay: {fields.layer_decay} was given; expected more than 0 and at most 1")
+    require_positive("model.head_lr_scale", fields.head_lr_scale)
+
+
+def check_classification_criterion(fields: ClassificationCriterionFields, multi_label: bool) -> None:
+    """Raise ConfigError where the loss does not go with the kind of labels; its choice checks itself."""
+    if multi_label and fields.loss == "cross_entropy":
+        raise ConfigError(
+            "criterion.loss: cross_entropy was given with task.multi_label=true, where a clip may have any number of "
+            "labels; set criterion.loss=binary_cross_entropy"
+        )

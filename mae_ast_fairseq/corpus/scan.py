@@ -1,0 +1,335 @@
+"""Finding the audio files below a folder, probing what each holds, and dividing them into splits."""
+
+import argparse
+import hashlib
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import soundfile as sf
+from tqdm import tqdm
+
+from mae_ast_fairseq.data import archive
+from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, open_audio, unreadable
+from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
+from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
+from mae_ast_fairseq.files import atomic_write
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc")
+
+# 55 ms: the shortest file of which 25 ms frames every 10 ms make 2 tokens of 2 frames.
+MIN_SECONDS = 0.055
+
+_FILES_PER_TASK = 256  # a file takes a fraction of a millisecond, a task's way to a worker and back as long
+
+
+class AudioInfo(NamedTuple):
+    """What an audio file holds: samples per channel at its own rate in Hz."""
+
+    num_samples: int
+    sample_rate: int
+
+
+class Rejected(NamedTuple):
+    """A file that cannot be trained on; the reason is `kind: what was found`, or the kind alone."""
+
+    relative_path: str
+    reason: str
+
+
+class Source(NamedTuple):
+    """Audio files that were found in a folder, or in an archive, to be read from there."""
+
+    root: Path
+    """what a manifest has as its root"""
+    names: dict[str, str]
+    """what a manifest calls a file, and its path in the folder or archive"""
+    rejected: list[Rejected]
+    """what an archive holds in a form that cannot be read in place"""
+
+
+# Tells for a relative path its split, or (split, comma-separated labels), or None to leave the file out.
+Place = Callable[[str], str | tuple[str, str] | None]
+
+_Results = list[ManifestRow | Rejected]
+
+
+def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+    """Return the audio files below a folder: sorted POSIX paths relative to it.
+
+    Hidden files and folders are skipped. Links to folders are followed, but no folder is entered twice, and
+    its own name goes before a link's. Raises ConfigError where no such folder is or it may not be read.
+    """
+    top = Path(root)
+    if not top.is_dir():
+        found = "a file" if top.exists() else "nothing"
+        raise ConfigError(f"{root}: {found} is there; expected a folder of audio files; correct the path")
+    suffixes = tuple(extensions)
+    pending, entered, paths = [str(top)], set(), []
+    while pending:
+        for folder, folders, files in os.walk(pending.pop(0), onerror=_refuse_folder):
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            pending += [link for name in folders if os.path.islink(link := f"{folder}/{name}")]  # noqa: PTH114
+            relative = os.path.relpath(folder, top).replace(os.sep, "/")
+            prefix = "" if relative == "." else f"{relative}/"
+            paths += [prefix + name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
+    return sorted(paths)
+
+
+def find_source(path: str | Path) -> Source:
+    """Find the audio files below a folder, or in the zip archive that is given in its place.
+
+    Raises ConfigError where neither is, or it may not be read.
+    """
+    path = Path(path).resolve()
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        return Source(path, {name: name for name in find_audio(path)}, [])
+    members = archive.members(path, EXTENSIONS)
+    rejected = [Rejected(member.name, member.fault) for member in members if member.fault]
+    names = {member.path_in(path.name): member.name for member in members if not member.fault}
+    return Source(path.parent, names, rejected)
+
+
+def _refuse_folder(error: OSError) -> None:
+    reason = error.strerror or error
+    raise ConfigError(
+        f"{error.filename}: cannot be listed ({reason}); expected leave to read it; change its permissions"
+    ) from None
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Read from an audio file's header how long it is, and check that its last sample can be decoded.
+
+    Takes `archive.zip:offset:length` too. Raises AudioError for what is unreadable, empty, or shorter than
+    its header says.
+    """
+    try:
+        if Path(path).is_file() and Path(path).stat().st_size == 0:
+            _refuse(path, "empty")
+        with open_audio(path) as file:
+            info = AudioInfo(file.frames, file.samplerate)
+            if info.num_samples > MAX_SAMPLES:
+                _refuse(path, "no length: the header does not state one; convert it from file to file")
+            if info.num_samples == 0:
+                _refuse(path, "empty")
+            if (missing := _num_missing_bytes(path)) > 0:
+                _refuse(path, f"truncated: {missing} bytes less than its header says")
+            # FLAC and MP3 headers state the length of the whole, whatever is left of it: only decoding tells.
+            try:
+                file.seek(info.num_samples - 1)
+                is_whole = len(file.read(1)) == 1
+            except sf.SoundFileError:
+                is_whole = False
+            if not is_whole:
+                _refuse(path, f"truncated: fewer than the {info.num_samples} samples its header says")
+            return info
+    except AudioError:
+        raise
+    except DECODING_ERRORS as error:
+        reason = unreadable(path, error).removeprefix(f"{path}: ").split(";")[0]
+        raise AudioError(f"{path}: unreadable: {reason}") from None
+
+
+def _refuse(path: str | Path, reason: str) -> NoReturn:
+    raise AudioError(f"{path}: {reason}")
+
+
+def _num_missing_bytes(path: str | Path) -> int:
+    """Count the bytes that a WAV or AIFF file's audio lacks: libsndfile silently reads a shorter file."""
+    location = archive.parse(path)
+    with Path(path).open("rb") if location is None else archive.open_part(location) as file:
+        head = file.read(12)
+        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+            byte_order, wanted = "<", b"data"
+        elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
+            byte_order, wanted = ">", b"SSND"
+        else:
+            return 0
+        while len(chunk := file.read(8)) == 8:
+            name, num_bytes = struct.unpack(f"{byte_order}4sI", chunk)
+            if name == wanted:
+                # Writers that cannot seek back, such as a pipe's end, leave a size of about 2^31 or 2^32.
+                is_stated = num_bytes < 0x7FFF0000
+                return file.tell() + num_bytes - file.seek(0, os.SEEK_END) if is_stated else 0
+            file.seek(num_bytes + num_bytes % 2, os.SEEK_CUR)
+    return 0
+
+
+def scan(
+    root: str | Path,
+    *,
+    min_seconds: float = MIN_SECONDS,
+    num_workers: int = 1,
+    paths: Sequence[str] | None = None,
+) -> tuple[list[ManifestRow], list[Rejected]]:
+    """Probe every audio file below a folder, in `num_workers` processes, with a progress bar on stderr.
+
+    `paths`, relative to the folder, spare looking for them. Returns what a manifest can list and what it
+    cannot, in order. Raises ConfigError as find_audio does.
+    """
+    paths = find_audio(root) if paths is None else paths
+    tasks = [paths[i : i + _FILES_PER_TASK] for i in range(0, len(paths), _FILES_PER_TASK)]
+    examine_task = partial(_examine_all, Path(root), min_seconds)
+    accepted: list[ManifestRow] = []
+    rejected: list[Rejected] = []
+    with tqdm(total=len(paths), unit=" files", desc="probing", disable=None) as progress:
+        for results in _map(examine_task, tasks, num_workers):
+            accepted += [result for result in results if isinstance(result, ManifestRow)]
+            rejected += [result for result in results if isinstance(result, Rejected)]
+            progress.update(len(results))
+    return accepted, rejected
+
+
+def _map(
+    function: Callable[[Sequence[str]], _Results], tasks: list[Sequence[str]], num_workers: int
+) -> Iterable[_Results]:
+    if num_workers <= 1 or len(tasks) <= 1:
+        yield from map(function, tasks)
+        return
+    try:
+        with ProcessPoolExecutor(min(num_workers, len(tasks))) as pool:
+            yield from pool.map(function, tasks)
+    except BrokenProcessPool:
+        raise AudioError(
+            "a probing process was killed, by a file that crashes its decoder or for want of memory; "
+            "expected all to finish; run again with one worker, whose progress shows how far it comes"
+        ) from None
+
+
+def _examine_all(root: Path, min_seconds: float, relative_paths: Sequence[str]) -> _Results:
+    return [_examine(root, min_seconds, relative_path) for relative_path in relative_paths]
+
+
+def _examine(root: Path, min_seconds: float, relative_path: str) -> ManifestRow | Rejected:
+    if reason := unwritable(relative_path):
+        return Rejected(relative_path, f"name: {reason}")
+    path = root / relative_path
+    try:
+        info = probe(path)
+    except AudioError as error:
+        return Rejected(relative_path, str(error).removeprefix(f"{path}: "))
+    if info.num_samples < min_seconds * info.sample_rate:
+        seconds = info.num_samples / info.sample_rate
+        return Rejected(relative_path, f"too short: {seconds:.3f} s, expected at least {min_seconds} s")
+    return ManifestRow(relative_path, *info)
+
+
+def split_side(relative_path: str, valid_fraction: float, seed: int) -> str:
+    """Return "valid" for about the given fraction of all paths, else "train".
+
+    The side follows from the seed and the path alone, so it stays when other files come or go.
+    """
+    digest = hashlib.blake2b(f"{seed}\0{relative_path}".encode(), digest_size=8).digest()
+    return "valid" if int.from_bytes(digest, "big") < valid_fraction * 2**64 else "train"
+
+
+def write_rejected(path: str | Path, rejected: Iterable[Rejected]) -> None:
+    """Write `path<TAB>reason` lines; names with a tab, a line end or bytes that are not UTF-8 are escaped."""
+    with atomic_write(Path(path)) as stream:
+        for relative_path, reason in rejected:
+            name = ascii(relative_path) if unwritable(relative_path) else relative_path
+            stream.write(f"{name}\t{' '.join(reason.split())}\n".encode())
+
+
+def write_splits(
+    root: str | Path,
+    out: str | Path,
+    place: Place,
+    *,
+    label_order: Sequence[str] | None = None,
+    min_seconds: float = MIN_SECONDS,
+    num_workers: int = 1,
+) -> Mapping[str, int]:
+    """Scan a corpus and write `{split}.tsv`, rejected.tsv and, if labelled, `{split}.lbl` and labels.txt.
+
+    labels.txt is in `label_order`, or else alphabetical. Returns the number of files by split.
+    """
+    out, root = Path(out), Path(root).resolve()
+    accepted, rejected = scan(root, min_seconds=min_seconds, num_workers=num_workers)
+    splits: dict[str, list[tuple[ManifestRow, str]]] = {}
+    for row in accepted:
+        placed = place(row.relative_path)
+        if placed is not None:
+            split, labels = (placed, "") if isinstance(placed, str) else placed
+            splits.setdefault(split, []).append((row, labels))
+    if not splits:
+        raise AudioError(f"{root}: none of {len(accepted)} audio files is the corpus's; check the folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_rejected(out / "rejected.tsv", rejected)
+    names = {name for rows in splits.values() for _, labels in rows for name in labels.split(",") if labels}
+    if names:
+        write_lines(out / "labels.txt", label_order if label_order is not None else sorted(names))
+    for split, rows in splits.items():
+        if names:
+            write_lines(out / f"{split}.lbl", [labels for _, labels in rows])
+        write_manifest(out / f"{split}.tsv", root, [row for row, _ in rows])
+    return {split: len(rows) for split, rows in sorted(splits.items())}
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write a text file, one line each, whole or not at all."""
+    with atomic_write(path) as stream:
+        stream.write("".join(f"{line}\n" for line in lines).encode())
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """Read the lines of a corpus' list, without their line ends; raises ConfigError where that fails."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}; expected the corpus' own list as UTF-8 text; check the folder") from None
+
+
+def corpus_parser(description: str | None) -> argparse.ArgumentParser:
+    """Build the arguments that all the scripts in `manifests/` take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path, help="folder of the corpus")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the manifests; made if absent")
+    parser.add_argument("--valid", type=float, default=0.0, help="fraction of train for valid (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1337, help="seed of that choice (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="probing processes")
+    return parser
+
+
+def run_corpus(
+    parser: argparse.ArgumentParser,
+    describe: Callable[[argparse.Namespace], tuple[Place, Sequence[str] | None]],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Write a corpus' manifests, print the files of each split, and return an exit code.
+
+    `describe(args)` returns the corpus' rule of splits and labels, and its order of labels, if it has one.
+    """
+    args = parser.parse_args(argv)
+    try:
+        if not 0 <= args.valid < 1:
+            raise ConfigError(f"--valid {args.valid}: outside [0, 1); expected a fraction, such as 0.05")
+        place, label_order = describe(args)
+
+        def place_or_hold_out(relative_path: str) -> tuple[str, str] | None:
+            placed = place(relative_path)
+            if placed is None:
+                return None
+            split, labels = (placed, "") if isinstance(placed, str) else placed
+            return split_side(relative_path, args.valid, args.seed) if split == "train" else split, labels
+
+        counts = write_splits(
+            args.folder, args.out, place_or_hold_out, label_order=label_order, num_workers=args.workers
+        )
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    for split, num_files in counts.items():
+        print(f"{split}\t{num_files}")
+    return 0

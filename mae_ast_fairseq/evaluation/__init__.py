@@ -1,0 +1,1 @@
+"""Metrics, splits, probes and plots; nothing here knows fairseq."""

@@ -1,0 +1,1 @@
+"""A trained model at work: features, predictions, reconstructions; nothing here knows fairseq."""

@@ -1,0 +1,104 @@
+"""What released files have besides our model is set aside where it must be, and no table that can be computed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
+from mae_ast_fairseq.checkpoints.released import (
+    MODEL_TYPES,
+    ReleasedModelFields,
+    ReleasedTaskFields,
+    released_cfg,
+    released_state,
+    tensor_shapes,
+)
+from mae_ast_fairseq.config.pretraining import MaeAstFields
+from mae_ast_fairseq.errors import CheckpointError
+from tests.checkpoints.test_read import save_tiny_checkpoint
+from tests.tiny import golden_checkpoint, tiny_fields
+
+
+@pytest.fixture
+def content(golden) -> dict[str, Any]:
+    """A released file's content, to be changed."""
+    return golden_checkpoint(golden, "patch")
+
+
+def read(content: dict[str, Any], folder: Path):
+    torch.save(content, folder / "a.pt")
+    return read_checkpoint(folder / "a.pt")
+
+
+def test_fields_set_aside_are_none_of_ours() -> None:
+    assert not MODEL_TYPES.keys() & MaeAstFields.__dataclass_fields__.keys()
+
+
+def test_our_own_files_have_nothing_to_set_aside(tmp_path: Path) -> None:
+    assert read_checkpoint(save_tiny_checkpoint(tmp_path / "a.pt")).released is None
+
+
+def test_what_our_model_does_not_have_is_kept(content, tmp_path: Path) -> None:
+    released = read(content, tmp_path).released
+    assert released is not None
+    assert set(released.tensors) == {"encoder_mask_emb", "layer_norm.weight", "layer_norm.bias"}
+    assert all(value.equal(content["model"][key]) for key, value in released.tensors.items())
+    assert released.model_fields == {name: content["cfg"]["model"][name] for name in vars(ReleasedModelFields())}
+    assert released.task_fields == content["cfg"]["task"]
+    assert released.sections == {k: v for k, v in content["cfg"].items() if k not in ("model", "task")}
+
+
+def test_a_table_of_other_values_is_kept_but_not_used(content, tmp_path: Path) -> None:
+    expected = build_model(read(content, tmp_path)).positions.table.clone()
+    content["model"]["enc_sine_pos_embed.pe"] += 1
+    checkpoint = read(content, tmp_path)
+    assert checkpoint.released is not None
+    assert "enc_sine_pos_embed.pe" in checkpoint.released.tensors
+    assert "dec_sine_pos_embed.pe" not in checkpoint.released.tensors
+    assert build_model(checkpoint).positions.table.equal(expected)
+
+
+def test_sections_that_are_no_plain_values_are_left_out(content, tmp_path: Path) -> None:
+    content["cfg"].update(common={"tensor": torch.ones(1)}, optimizer={"lr": "${optimization.lr}"})
+    released = read(content, tmp_path).released
+    assert released is not None
+    assert not {"common", "optimizer"} & released.sections.keys()
+    assert "criterion" in released.sections
+
+
+@pytest.mark.parametrize("key", ["layer_norm.weight", "encoder_mask_emb", "enc_sine_pos_embed.pe"])
+def test_what_is_set_aside_is_checked_too(content, tmp_path: Path, key: str) -> None:
+    whole = content["model"][key]
+    for value, found in ((torch.ones(3), "misshapen"), (whole * torch.nan, "NaN or infinite"), ([1], "not plain")):
+        content["model"][key] = value
+        with pytest.raises(CheckpointError, match=f"a tensor {found}.*: model.{key}"):
+            read(content, tmp_path)
+
+
+def test_tensors_of_like_names_are_unexpected(content, tmp_path: Path) -> None:
+    content["model"]["layer_norm.other"] = torch.ones(3)
+    with pytest.raises(CheckpointError, match=r"a tensor unexpected: model\.layer_norm\.other;"):
+        read(content, tmp_path)
+
+
+def test_positions_are_written_as_the_released_files_have_them(content) -> None:
+    fields = tiny_fields(max_token_length=2048)
+    state = released_state(fields, 128, {}, None)
+    assert {key: list(value.shape) for key, value in state.items()} == tensor_shapes(fields, 128)
+    for key in ("enc_sine_pos_embed.pe", "dec_sine_pos_embed.pe"):
+        assert state[key].equal(content["model"][key])
+
+
+def test_fields_of_ours_alone_are_not_written() -> None:
+    cfg = released_cfg(tiny_fields(normalization="dataset", decoder_attention_heads=4), 128, "chunk_mask", None)
+    names = set(MaeAstFields.__dataclass_fields__) - {
+        "normalization",
+        "decoder_ffn_embed_dim",
+        "decoder_attention_heads",
+        "head_init_scale",
+    }
+    assert set(cfg["model"]) == names | {"_name", *vars(ReleasedModelFields())}
+    assert cfg["task"]["mask_type"] == "chunk_mask"
+    assert set(cfg["task"]) == {"_name", "feature_dim", "mask_type", *vars(ReleasedTaskFields())}

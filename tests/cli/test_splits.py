@@ -1,0 +1,139 @@
+"""Labelled clips that cannot be divided as was asked are refused in one line, before any feature is computed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mae_ast_fairseq.cli import main
+from tests.checkpoints.test_read import save_tiny_checkpoint
+from tests.cli.test_probe import write_corpus
+from tests.tiny import FRAME
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_corpus(tmp_path_factory.mktemp("tones"), {"train": 2, "test": 1})
+    save_tiny_checkpoint(folder / "tiny.pt")
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """Manifests and labels to be spoilt; the audio stays where it is."""
+    for path in made.iterdir():
+        if path.suffix in (".tsv", ".lbl", ".pt"):
+            shutil.copyfile(path, tmp_path / path.name)
+    return tmp_path
+
+
+@pytest.fixture
+def message(capsys, folder: Path, monkeypatch):
+    """A function that runs the command and returns the one line with which it refuses."""
+    monkeypatch.setattr("mae_ast_fairseq.cli.probe.clip_features", None)
+
+    def refusal(*argv: object) -> str:
+        assert main(["probe", str(folder / "tiny.pt"), "--data", str(folder), *map(str, argv)]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("mae-ast probe: ")
+        assert err.count("\n") == 1
+        return err.removeprefix("mae-ast probe: ").replace(f"{folder}/", "")
+
+    return refusal
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (("--folds", 1), "--folds 1: expected at least 2"),
+        (("--folds", 9), "--folds 9: no class has more than 8 clips; expected at most 8 folds"),
+        (("--folds", 3, "--group-pattern", "(a)"), "--folds and --group-pattern were given; expected one of them"),
+        (("--group-pattern", "("), "--group-pattern '(': missing )"),
+        (("--group-pattern", "a"), "--group-pattern 'a': it has 0 pairs of parentheses; expected one"),
+        (("--group-pattern", "(zoe)"), "train.tsv:2: --group-pattern finds nothing in 'high_ann_train0.wav'"),
+        (("--shots", 0), "--shots 0: expected at least 1"),
+        (("--shots", 7), "--shots 7: test has 6 training clips of class 'high'; expected at least 7; lower --shots"),
+        (("--shots", 1, "--multi-label"), "--shots: with --multi-label"),
+        (("--multi-label", "--classifier", "knn"), "--classifier knn: neighbours vote for one label"),
+        (("--multi-label", "--confusion", "a.png"), "--confusion: with --multi-label"),
+        (("--classifier", "forest"), "--classifier: 'forest' is unknown; expected one of knn, linear, ridge"),
+        (("--readout", "max"), "--readout: 'max' is unknown; expected one of all, bands, bands+max, mean, mean+max, "),
+        (("--layer", 0), "--layer: 0 was given; the model has layers 1 to 3"),
+        (("--layer", 4), "--layer: 4 was given; the model has layers 1 to 3"),
+        (("--layer", "2,9"), "--layer: 2,9 was given; the model has layers 1 to 3"),
+        (("--layer", "first"), "--layer: first was given; the model has layers 1 to 3"),
+        (("--seeds", 1, 1), "--seeds 1 1: expected different numbers of at least 0"),
+        (("--seeds", -1), "--seeds -1: expected different numbers of at least 0"),
+        (("--max-seconds", 0), "--max-seconds 0.0: expected more than 0"),
+        (("--max-seconds", 0.1), "train.tsv, test.tsv: none of its 36 clips has 2 tokens"),
+        (("--test", "eval"), "--test eval: there is no eval.tsv; expected a split to test on"),
+        (("--test", "train"), "splits train, train: one is named twice"),
+        (("--valid", "dev"), "dev.tsv: there is no such file"),
+        (("--split", "dev", "--folds", 2), "dev.tsv: there is no such file"),
+        (("--precision", "int8"), "--precision: 'int8' is unknown"),
+    ],
+)
+def test_a_bad_option_is_named(message, argv, expected: str) -> None:
+    assert message(*argv).startswith(expected)
+
+
+@pytest.mark.parametrize("readout", ["bands", "bands+max"])
+def test_bands_of_frame_tokens_are_refused(message, folder: Path, readout: str) -> None:
+    save_tiny_checkpoint(folder / "tiny.pt", **FRAME)
+    assert message("--readout", readout).startswith(
+        f"--readout: '{readout}' needs tokens of several bands, and the model's span all; expected one of mean, "
+    )
+
+
+def test_a_group_file_of_another_length_is_named(message, folder: Path) -> None:
+    (folder / "groups").write_text("ann\n" * 23)
+    assert message("--groups", folder / "groups").startswith(
+        "groups: found 23 lines; expected 24, one for each clip of"
+    )
+
+
+def test_a_blank_line_among_groups_is_named(message, folder: Path) -> None:
+    (folder / "groups").write_text("ann\nbob\n\n" + "eve\n" * 21)
+    assert message("--groups", folder / "groups").startswith("groups:3: a blank line; expected the clip's group")
+
+
+def test_a_group_file_that_is_not_there_is_named(message, folder: Path) -> None:
+    assert message("--groups", folder / "groups").startswith("groups: [Errno 2]")
+
+
+def test_two_groups_are_too_few(message, folder: Path) -> None:
+    (folder / "groups").write_text("ann\nbob\n" * 12)
+    assert message("--groups", folder / "groups").startswith("groups: found 2 (ann, bob); expected at least 3")
+
+
+def test_label_and_manifest_of_other_lengths_are_named(message, folder: Path) -> None:
+    (folder / "test.lbl").write_text("low\n" * 11)
+    assert message().startswith("test.lbl:12: the file ends after 11 lines; expected 12")
+
+
+def test_a_label_that_training_does_not_have_is_named(message, folder: Path) -> None:
+    (folder / "test.lbl").write_text("low\n" * 11 + "deep\n")
+    assert message().startswith("test.lbl:12: the label 'deep' is unknown")
+
+
+def test_labels_of_all_splits_count_where_they_are_divided(message, folder: Path) -> None:
+    (folder / "test.lbl").write_text("low\n" * 11 + "deep\n")
+    text = message("--split", "train", "test", "--folds", 2)
+    assert text.startswith("class 'deep': found one clip to divide into training and other parts")
+
+
+def test_one_class_alone_is_refused(message, folder: Path) -> None:
+    for split, count in (("train", 24), ("test", 12)):
+        (folder / f"{split}.lbl").write_text("low\n" * count)
+    assert message().startswith("train.lbl, test.lbl: all clips have the same label; expected at least two classes")
+
+
+def test_a_class_without_training_clips_is_named(message, folder: Path) -> None:
+    (folder / "labels.txt").write_text("high\nlow\nmiddle\n")
+    (folder / "train.lbl").write_text("low\n" * 12 + "high\n" * 12)
+    assert message().startswith("test: there is no training clip of class 'middle', which its test part has")
+
+
+def test_a_confusion_matrix_in_place_of_a_folder_is_refused(message, folder: Path) -> None:
+    assert "this is a folder; expected a file to write" in message("--confusion", folder)
