@@ -16,7 +16,7 @@ class TrainingError(UserError, CompactHydraException):
     """A person's mistake, of which hydra prints the message and no traceback."""
 
 
-def plain_errors(function: Callable[..., Result]) -> Callable[..., Result]:
+def without_traceback(function: Callable[..., Result]) -> Callable[..., Result]:
     """Let a UserError out of `function` as a TrainingError."""
 
     @functools.wraps(function)

@@ -17,7 +17,7 @@ from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
-LOG_MEL_MEAN, LOG_MEL_DEVIATION = -6.0, 4.0  # about those of speech; speed does not depend on them
+LOG_MEL_MEAN, LOG_MEL_STD = -6.0, 4.0  # about those of speech; speed does not depend on them
 
 
 class ModelKey(NamedTuple):
@@ -117,7 +117,7 @@ def build_model(recipe: Recipe, key: ModelKey, device: torch.device) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = recipe.kind.build(fields_of(recipe, key), recipe.feature_dim)
-    model.batch_norm.set_statistics(LOG_MEL_MEAN, LOG_MEL_DEVIATION)  # type: ignore[operator,union-attr]
+    model.batch_norm.set_statistics(LOG_MEL_MEAN, LOG_MEL_STD)  # type: ignore[operator,union-attr]
     return model.to(device=device, dtype=PRECISIONS[key.precision]).train()
 
 
@@ -127,7 +127,7 @@ def make_sample(recipe: Recipe, case: Case, device: torch.device) -> dict[str, A
     grid = build_grid(recipe.fields, recipe.feature_dim)
     num_frames = fbank.num_frames(round(case.seconds * fbank.SAMPLE_RATE))
     shape = (case.batch_size, num_frames, recipe.feature_dim)
-    source = torch.from_numpy(draws.normal(LOG_MEL_MEAN, LOG_MEL_DEVIATION, shape).astype(np.float32))
+    source = torch.from_numpy(draws.normal(LOG_MEL_MEAN, LOG_MEL_STD, shape).astype(np.float32))
     strategy, columns = masking.STRATEGIES[recipe.mask_type], grid.num_columns(num_frames)
     ratio, mask_length = mask_ratio_of(recipe, case), recipe.fields.mask_length
     num_masks = 1 if recipe.mask_type == "random_mask_batched" else case.batch_size

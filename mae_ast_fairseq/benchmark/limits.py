@@ -31,7 +31,7 @@ def available_bytes(device: torch.device) -> int | None:
     return None if kibibytes is None else int(kibibytes) * 1024
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Hand freed memory back to the system, for other processes: glibc keeps blocks of up to 32 MiB to itself."""
     gc.collect()
     if torch.cuda.is_available():

@@ -17,7 +17,7 @@ from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 from omegaconf import DictConfig, OmegaConf
 
-from mae_ast_fairseq.benchmark.cases import LOG_MEL_DEVIATION, LOG_MEL_MEAN, Case, fields_of, make_sample
+from mae_ast_fairseq.benchmark.cases import LOG_MEL_MEAN, LOG_MEL_STD, Case, fields_of, make_sample
 from mae_ast_fairseq.benchmark.quiet import quiet
 from mae_ast_fairseq.benchmark.recipes import Recipe
 from mae_ast_fairseq.benchmark.timing import Clock, device_clock, spread
@@ -62,7 +62,7 @@ def run_loop(recipe: Recipe, case: Case, device: torch.device, num_updates: int,
         metrics.reset()
         task = tasks.setup_task(cfg.task)
         model = task.build_model(cfg.model)
-        model.batch_norm.set_statistics(LOG_MEL_MEAN, LOG_MEL_DEVIATION)
+        model.batch_norm.set_statistics(LOG_MEL_MEAN, LOG_MEL_STD)
         trainer = Trainer(cfg, task, model, task.build_criterion(cfg.criterion))
         recorder = Recorder(trainer, task, clock)
         if data is None:

@@ -18,7 +18,7 @@ from mae_ast_fairseq.benchmark.cases import Case, make_sample
 from mae_ast_fairseq.benchmark.limits import HEADROOM, is_out_of_memory, reason, require_memory
 from mae_ast_fairseq.benchmark.operations import count
 from mae_ast_fairseq.benchmark.recipes import Setting, read_recipes
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 
 # Every tensor of some size is mapped on its own and given back at once, so that the peak is of what was in use.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
@@ -79,7 +79,7 @@ def _volunteer() -> None:
 
 def _peak(case: Case, settings: Sequence[Setting], device: torch.device) -> dict[str, Any]:
     recipe = read_recipes([case.recipe], settings)[case.recipe]
-    trainee = Trainee(recipe, case.model_key, device)
+    trainee = BenchmarkModel(recipe, case.model_key, device)
     sample = make_sample(recipe, case, device)
     require_memory(HEADROOM * count(trainee, sample).kept_bytes + trainee.pending_bytes, device)
     trainee.allocate_all()
@@ -93,7 +93,7 @@ def _peak(case: Case, settings: Sequence[Setting], device: torch.device) -> dict
     return {"step_bytes": peak - before, "peak_bytes": peak, "static_bytes": trainee.static_bytes}
 
 
-def _step(trainee: Trainee, sample: dict[str, Any]) -> None:
+def _step(trainee: BenchmarkModel, sample: dict[str, Any]) -> None:
     """Take a step whose gradients lie where they are already: what comes on top is the step's own."""
     for gradient in (parameter.grad for parameter in trainee.parameters):
         if gradient is not None:

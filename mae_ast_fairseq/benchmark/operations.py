@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 
 aten = torch.ops.aten
 
@@ -74,7 +74,7 @@ class Counter(TorchDispatchMode):
         return result
 
 
-def count(trainee: Trainee, sample: dict[str, Any]) -> Operations:
+def count(trainee: BenchmarkModel, sample: dict[str, Any]) -> Operations:
     """Count the operations of a step on a batch; neither the model nor its gradients change."""
     with _fake(trainee, sample) as fake_sample:
         kept_bytes = _kept_bytes(trainee, fake_sample)
@@ -94,7 +94,7 @@ def count(trainee: Trainee, sample: dict[str, Any]) -> Operations:
     )
 
 
-def _kept_bytes(trainee: Trainee, sample: dict[str, Any]) -> int:
+def _kept_bytes(trainee: BenchmarkModel, sample: dict[str, Any]) -> int:
     """Add up what the forward pass keeps, each storage once, in a pass of its own: noting it dispatches operations."""
     kept: dict[int, Tensor] = {}
 
@@ -109,7 +109,7 @@ def _kept_bytes(trainee: Trainee, sample: dict[str, Any]) -> int:
 
 
 @contextmanager
-def _fake(trainee: Trainee, sample: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _fake(trainee: BenchmarkModel, sample: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Give the model fake weights and the batch fake tensors of the same shapes, for a while."""
     mode = FakeTensorMode()
 

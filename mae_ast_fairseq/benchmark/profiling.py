@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 
 NUM_OPERATORS = 15
 
 
-def heaviest_operators(trainee: Trainee, sample: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
+def heaviest_operators(trainee: BenchmarkModel, sample: dict[str, Any], device: torch.device) -> list[dict[str, Any]]:
     """Return the operators of a step (update included) with the most time of their own, in seconds, and their share."""
     is_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]

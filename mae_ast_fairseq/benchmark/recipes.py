@@ -14,7 +14,7 @@ from mae_ast_fairseq.config.pretraining import MaskingFields, PretrainingTaskFie
 from mae_ast_fairseq.data.masking import STRATEGIES
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.files import examples_folder
-from mae_ast_fairseq.nn.build import MODELS, Kind
+from mae_ast_fairseq.nn.build import MODELS, ModelSpec
 
 _OF_A_RUNNING_HYDRA = re.compile(r"\$\{(hydra|now|oc\.env):[^}]*\}")
 SECTIONS = ("model", "task", "criterion", "optimizer", "optimization")
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
 
     name: str
     """as it was given: a name in examples/ or a path"""
-    kind: Kind
+    kind: ModelSpec
     """the model's kind"""
     fields: Any
     """the fields of the model"""

@@ -9,10 +9,10 @@ import torch
 
 from mae_ast_fairseq.benchmark import loader, loop, machine, memory, operations, profiling, results
 from mae_ast_fairseq.benchmark.cases import Case, ModelKey, make_sample, mask_ratio_of, sizes_of
-from mae_ast_fairseq.benchmark.limits import HEADROOM, give_back, is_out_of_memory, reason, require_memory
+from mae_ast_fairseq.benchmark.limits import HEADROOM, is_out_of_memory, reason, release_memory, require_memory
 from mae_ast_fairseq.benchmark.operations import Operations
 from mae_ast_fairseq.benchmark.recipes import Recipe, Setting
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 from mae_ast_fairseq.benchmark.timing import (
     Measurement,
     Product,
@@ -55,21 +55,21 @@ class Trainees:
 
     def __init__(self, plan: Plan):
         self._plan = plan
-        self._built: dict[ModelKey, Trainee] = {}
+        self._built: dict[ModelKey, BenchmarkModel] = {}
 
-    def of(self, case: Case) -> Trainee:
+    def of(self, case: Case) -> BenchmarkModel:
         """Return the model of a case."""
         key = case.model_key
         if key not in self._built:
             alike = (one for built, one in self._built.items() if built[:2] == key[:2])  # recipe and precision
             recipe = self._plan.recipes[key.recipe]
-            self._built[key] = Trainee(recipe, key, self._plan.device, weights_of=next(alike, None))
+            self._built[key] = BenchmarkModel(recipe, key, self._plan.device, weights_of=next(alike, None))
         return self._built[key]
 
     def clear(self) -> None:
         """Give their memory back."""
         self._built.clear()
-        give_back()
+        release_memory()
 
 
 def run_plan(plan: Plan, say: Say, advance: Callable[[], Any] = lambda: None) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _load(plan: Plan, case: Case, counted: Operations) -> dict[str, Any]:
 
 
 def _loop(plan: Plan, case: Case, counted: Operations, data: loader.Data | None) -> dict[str, Any]:
-    give_back()
+    release_memory()
     require_memory(HEADROOM * counted.kept_bytes + counted.static_bytes, plan.device)
     return loop.run_loop(plan.recipes[case.recipe], case, plan.device, plan.num_updates, data)
 

@@ -18,7 +18,7 @@ LEARNING_RATE = 1e-8
 """So small that noise for input trains nothing: the time of an update does not depend on it."""
 
 
-class Trainee:
+class BenchmarkModel:
     """A model with its criterion and optimiser.
 
     The optimiser is fairseq's Adam (decoupled weight decay) in torch's fused form; below float32 it keeps weights of
@@ -30,7 +30,9 @@ class Trainee:
     """the float32 weights that the optimiser sees"""
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, recipe: Recipe, key: ModelKey, device: torch.device, weights_of: Optional["Trainee"] = None):
+    def __init__(
+        self, recipe: Recipe, key: ModelKey, device: torch.device, weights_of: Optional["BenchmarkModel"] = None
+    ):
         self.model = build_model(recipe, key, device)
         if weights_of is not None:
             for own, other in zip(self.model.modules(), weights_of.model.modules(), strict=True):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from mae_ast_fairseq.benchmark.limits import is_out_of_memory, reason
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 
 Clock = Callable[[], float]
 Measurement = Mapping[str, float]
@@ -97,7 +97,7 @@ def device_clock(device: torch.device) -> Clock:
     return clock
 
 
-def time_step(trainee: Trainee, sample: dict[str, Any], clock: Clock) -> Measurement:
+def time_step(trainee: BenchmarkModel, sample: dict[str, Any], clock: Clock) -> Measurement:
     """Take one training step and one inference; return the seconds of each part."""
     trainee.forget_gradients()
     try:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mae_ast_fairseq.corpus.scan import read_lines
-from mae_ast_fairseq.data.concat import JoinedManifest, join
+from mae_ast_fairseq.data.concat import ConcatManifest, join
 from mae_ast_fairseq.data.labels import (
     FILE_NAME,
     Vocabulary,
@@ -35,7 +35,7 @@ class Clips:
         rows: [N] those that are kept.
     """
 
-    def __init__(self, manifest: Manifest | JoinedManifest, rows: np.ndarray):
+    def __init__(self, manifest: Manifest | ConcatManifest, rows: np.ndarray):
         self._manifest, self._rows = manifest, rows
         self.num_samples = manifest.num_samples[rows]
         self.sample_rates = manifest.sample_rates[rows]
@@ -139,7 +139,7 @@ def read_data(args: argparse.Namespace, grid: TokenGrid) -> Data:
     return Data(Clips(join(manifests), rows), task, parts[rows])
 
 
-def _long_enough(manifest: Manifest | JoinedManifest, grid: TokenGrid, max_seconds: float | None) -> np.ndarray:
+def _long_enough(manifest: Manifest | ConcatManifest, grid: TokenGrid, max_seconds: float | None) -> np.ndarray:
     """Return the rows of clips with at least two tokens; raises ConfigError where there are none."""
     num_samples = manifest.num_samples_at_16k
     if max_seconds is not None:

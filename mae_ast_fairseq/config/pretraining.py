@@ -151,7 +151,7 @@ def require_positive(name: str, value: float) -> None:
         raise ConfigError(f"{name}: {value} was given; expected more than 0")
 
 
-def require_share(name: str, value: float) -> None:
+def require_fraction(name: str, value: float) -> None:
     """Raise ConfigError unless `value` lies in [0, 1): dropout rates and the like."""
     if not 0 <= value < 1:
         raise ConfigError(f"{name}: {value} was given; expected at least 0 and less than 1")
@@ -187,7 +187,7 @@ def check_encoder(fields: EncoderFields) -> None:
             require_positive(f"model.{name}", getattr(fields, name))
     for name in SHARES:
         if hasattr(fields, name):
-            require_share(f"model.{name}", getattr(fields, name))
+            require_fraction(f"model.{name}", getattr(fields, name))
     heads = fields.encoder_attention_heads
     require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "model.encoder_attention_heads", heads)
 

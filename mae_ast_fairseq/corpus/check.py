@@ -29,7 +29,7 @@ CLIPPED_SHARE = 1e-3  # of the samples; a clean recording that was raised to ful
 ERROR, MENDED, WARNING = "error", "mended", "warning"
 
 
-class Kind(NamedTuple):
+class FindingType(NamedTuple):
     """One kind of finding."""
 
     severity: str
@@ -38,20 +38,20 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "missing": Kind(ERROR, "there is no such file"),
-    "unreadable": Kind(ERROR, "no audio file, no permission, or damaged in the middle"),
-    "truncated": Kind(ERROR, "the file ends before what its header says"),
-    "too short": Kind(ERROR, f"below {MIN_SECONDS} s, of which two tokens of two frames can be made"),
-    "non-finite": Kind(ERROR, "samples are NaN or infinite"),
-    "listed twice": Kind(ERROR, "the path is on an earlier line too"),
-    "other length": Kind(MENDED, "the file has other than the stated number of samples"),
-    "other rate": Kind(MENDED, "the file has another than the stated sample rate"),
-    "same audio": Kind(WARNING, "sample for sample what a file of an earlier line holds, under another path"),
-    "silence": Kind(
+    "missing": FindingType(ERROR, "there is no such file"),
+    "unreadable": FindingType(ERROR, "no audio file, no permission, or damaged in the middle"),
+    "truncated": FindingType(ERROR, "the file ends before what its header says"),
+    "too short": FindingType(ERROR, f"below {MIN_SECONDS} s, of which two tokens of two frames can be made"),
+    "non-finite": FindingType(ERROR, "samples are NaN or infinite"),
+    "listed twice": FindingType(ERROR, "the path is on an earlier line too"),
+    "other length": FindingType(MENDED, "the file has other than the stated number of samples"),
+    "other rate": FindingType(MENDED, "the file has another than the stated sample rate"),
+    "same audio": FindingType(WARNING, "sample for sample what a file of an earlier line holds, under another path"),
+    "silence": FindingType(
         WARNING,
         f"the channels' mean, as training reads it, has a level below {SILENCE_DBFS:.0f} dBFS over the whole clip",
     ),
-    "clipping": Kind(
+    "clipping": FindingType(
         WARNING,
         f"at least {CLIPPED_SHARE:.1%} of the samples are in runs of {CLIPPED_RUN} or more at one end of the scale",
     ),

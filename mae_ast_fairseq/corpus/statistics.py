@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.concat import JoinedManifest
+from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import atomic_write
@@ -121,7 +121,7 @@ def _pool(means: np.ndarray, deviations: np.ndarray, weights: np.ndarray) -> tup
 
 
 def measure_manifest(
-    manifest: Manifest | JoinedManifest,
+    manifest: Manifest | ConcatManifest,
     *,
     num_clips: int,
     seed: int,

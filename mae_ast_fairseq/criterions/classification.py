@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from mae_ast_fairseq.config.classification import ClassificationCriterionFields, check_classification_criterion
 from mae_ast_fairseq.config.pretraining import require_choice
-from mae_ast_fairseq.training_error import plain_errors
+from mae_ast_fairseq.training_error import without_traceback
 
 
 @dataclass
@@ -68,7 +68,7 @@ LOSSES = {
 class ClassificationCriterion(FairseqCriterion):
     """The loss of a batch of labelled clips, whose labels may be shares, as mixup and label smoothing make them."""
 
-    @plain_errors
+    @without_traceback
     def __init__(self, task: Any, loss: str):
         super().__init__(task)
         require_choice("criterion.loss", loss, LOSSES)

@@ -21,7 +21,7 @@ from mae_ast_fairseq.data.augmentation import (
 )
 from mae_ast_fairseq.data.clips import ClipDataset
 from mae_ast_fairseq.data.collate import Frames, waveforms_to_frames
-from mae_ast_fairseq.data.concat import JoinedManifest
+from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.labels import Labels, balanced_weights, check_each_has_example
 from mae_ast_fairseq.data.manifest import Manifest
@@ -72,7 +72,7 @@ class LabelledAudioDataset(ClipDataset):
 
     def __init__(
         self,
-        manifest: Manifest | JoinedManifest,
+        manifest: Manifest | ConcatManifest,
         labels: Labels,
         *,
         grid: TokenGrid,

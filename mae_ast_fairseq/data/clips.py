@@ -9,7 +9,7 @@ from fairseq.data import FairseqDataset
 
 from mae_ast_fairseq.data.audio import load_audio, samples_at_16k
 from mae_ast_fairseq.data.collate import crop_start
-from mae_ast_fairseq.data.concat import JoinedManifest
+from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ManifestError
 from mae_ast_fairseq.nn import fbank
@@ -60,7 +60,7 @@ class ClipDataset(FairseqDataset):
 
     def __init__(
         self,
-        manifest: Manifest | JoinedManifest,
+        manifest: Manifest | ConcatManifest,
         *,
         grid: TokenGrid,
         seed: int,

@@ -7,7 +7,7 @@ import numpy as np
 from mae_ast_fairseq.data.manifest import Manifest
 
 
-class JoinedManifest:
+class ConcatManifest:
     """The rows of several manifests one after another, with the interface of one.
 
     Args:
@@ -49,9 +49,9 @@ class JoinedManifest:
         return part.where(row)
 
 
-def join(parts: Sequence[Manifest]) -> Manifest | JoinedManifest:
+def join(parts: Sequence[Manifest]) -> Manifest | ConcatManifest:
     """Return several manifests as one; one alone as it is, without a copy."""
-    return parts[0] if len(parts) == 1 else JoinedManifest(parts)
+    return parts[0] if len(parts) == 1 else ConcatManifest(parts)
 
 
 def draw_by_weight(rows: np.ndarray, starts: np.ndarray, weights: Sequence[float], order: np.ndarray) -> np.ndarray:

@@ -60,7 +60,7 @@ class Manifest:
 
     @property
     def part_starts(self) -> np.ndarray:
-        """Return [0, N], the first row and the end of the one manifest that this is; see JoinedManifest."""
+        """Return [0, N], the first row and the end of the one manifest that this is; see ConcatManifest."""
         return np.array([0, len(self)])
 
     @property

@@ -9,7 +9,7 @@ import torch
 from mae_ast_fairseq.data import masking
 from mae_ast_fairseq.data.clips import Clip, ClipDataset
 from mae_ast_fairseq.data.collate import crop_to_shortest, waveforms_to_frames
-from mae_ast_fairseq.data.concat import JoinedManifest, draw_by_weight
+from mae_ast_fairseq.data.concat import ConcatManifest, draw_by_weight
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.nn.tokens import TokenGrid
@@ -33,7 +33,7 @@ class MaskedAudioDataset(ClipDataset):
 
     def __init__(
         self,
-        manifest: Manifest | JoinedManifest,
+        manifest: Manifest | ConcatManifest,
         *,
         grid: TokenGrid,
         mask_type: str,

@@ -194,12 +194,12 @@ def draw_shots(task: Task, rows: np.ndarray, shots: int, seed: int, name: str) -
         draws = generator(seed, Stream.ORDER, SHOTS, int(label))
         clips = draws.permutation(clips)
         if task.groups is not None:
-            clips = _take_turns(clips, task.groups[clips], draws)
+            clips = _round_robin(clips, task.groups[clips], draws)
         drawn.append(clips[:shots])
     return np.sort(np.concatenate(drawn))
 
 
-def _take_turns(clips: np.ndarray, groups: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+def _round_robin(clips: np.ndarray, groups: np.ndarray, draws: np.random.Generator) -> np.ndarray:
     """Order clips so that the groups take turns, in an order that is drawn."""
     names = draws.permutation(np.unique(groups))
     turn = np.zeros(len(clips), dtype=int)

@@ -19,7 +19,7 @@ Loaded = TypeVar("Loaded")
 
 
 class Clips(Protocol):
-    """What encoding asks of a Manifest, a JoinedManifest or a FileList; rows count from 0."""
+    """What encoding asks of a Manifest, a ConcatManifest or a FileList; rows count from 0."""
 
     @property
     def num_samples(self) -> np.ndarray:

@@ -161,7 +161,7 @@ def classifier_arguments(fields: ClassifierFields, feature_dim: int) -> dict[str
     }
 
 
-class Kind(NamedTuple):
+class ModelSpec(NamedTuple):
     """A kind of model, without fairseq."""
 
     fields: type[EncoderFields]
@@ -177,9 +177,9 @@ class Kind(NamedTuple):
 
 
 MODELS = {
-    "mae_ast": Kind(MaeAstFields, MaskedAutoencoder, autoencoder_arguments),
-    "ssast": Kind(SsastFields, Ssast, ssast_arguments),
-    "mae_ast_classifier": Kind(ClassifierFields, AudioClassifier, classifier_arguments),
+    "mae_ast": ModelSpec(MaeAstFields, MaskedAutoencoder, autoencoder_arguments),
+    "ssast": ModelSpec(SsastFields, Ssast, ssast_arguments),
+    "mae_ast_classifier": ModelSpec(ClassifierFields, AudioClassifier, classifier_arguments),
 }
 """The models by the names they are registered and saved with."""
 

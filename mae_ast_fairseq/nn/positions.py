@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.transformer import INITIAL_DEVIATION
+from mae_ast_fairseq.nn.transformer import INITIAL_STD
 
 
 def sinusoidal_positions(num_positions: int, width: int) -> Tensor:
@@ -80,7 +80,7 @@ class LearnedPositions(nn.Module):
         super().__init__()
         assert num_positions % rows == 0, f"{num_positions} positions do not fill columns of {rows}"
         self.rows = rows
-        self.table = nn.Parameter(torch.empty(num_positions, width).normal_(std=INITIAL_DEVIATION))
+        self.table = nn.Parameter(torch.empty(num_positions, width).normal_(std=INITIAL_STD))
 
     def forward(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mae_ast_fairseq.nn.encoder import Features
 from mae_ast_fairseq.nn.masked import MaskedPredictor
-from mae_ast_fairseq.nn.transformer import INITIAL_DEVIATION, gather_tokens, scatter_tokens
+from mae_ast_fairseq.nn.transformer import INITIAL_STD, gather_tokens, scatter_tokens
 
 
 class Ssast(MaskedPredictor):
@@ -24,7 +24,7 @@ class Ssast(MaskedPredictor):
 
     def __init__(self, *, head_init_scale: float = 1.0, **encoder_arguments: Any):
         super().__init__(**encoder_arguments)
-        self.mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_DEVIATION))
+        self.mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_STD))
         self.final_proj_reconstruction = _head(self.width, self.grid.patch_size)
         self.final_proj_classification = _head(self.width, self.grid.patch_size)
         self.scale_heads(head_init_scale)

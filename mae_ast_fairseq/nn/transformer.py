@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 """The choices of `model.activation_fn`; gelu is the exact one, by erf."""
 
-INITIAL_DEVIATION = 0.02
+INITIAL_STD = 0.02
 
 MAX_UNFUSED_SCORES = 512 * 512
 """Up to so many pairs of tokens, bfloat16 attention on a CPU is by plain products."""
@@ -71,7 +71,7 @@ def _attend_by_products(query: Tensor, key: Tensor, value: Tensor, keep: Optiona
 
 def _linear(in_features: int, out_features: int) -> nn.Linear:
     linear = nn.Linear(in_features, out_features)
-    nn.init.normal_(linear.weight, std=INITIAL_DEVIATION)
+    nn.init.normal_(linear.weight, std=INITIAL_STD)
     nn.init.zeros_(linear.bias)
     return linear
 

@@ -15,7 +15,7 @@ from mae_ast_fairseq.config.classification import FinetuningFields
 from mae_ast_fairseq.config.pretraining import require_positive
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.optim.fused_adam import FusedAdam, FusedAdamConfig
-from mae_ast_fairseq.training_error import plain_errors
+from mae_ast_fairseq.training_error import without_traceback
 
 FROZEN = "frozen"
 """`param_group` of parameters that are left as they are for the first updates."""
@@ -66,7 +66,7 @@ class LayerwiseAdamConfig(FusedAdamConfig):
 class LayerwiseAdam(FusedAdam):
     """The fused Adam that gives each parameter the schedule's learning rate times the factor that is written on it."""
 
-    @plain_errors
+    @without_traceback
     def __init__(self, cfg: LayerwiseAdamConfig, params: Iterable[Any]):
         groups = defaultdict(list)
         for parameter in params:
@@ -100,7 +100,7 @@ def num_decays(epoch: int, start: int, interval: int) -> int:
 class StepDecaySchedule(FairseqLRScheduler):
     """The schedule of AST and SSAST: a linear warm-up in updates, and steps down in epochs."""
 
-    @plain_errors
+    @without_traceback
     def __init__(self, cfg: StepDecayConfig, optimizer: FairseqOptimizer):
         super().__init__(cfg, optimizer)
         require_positive("lr_scheduler.decay_interval", cfg.decay_interval)
@@ -115,7 +115,7 @@ class StepDecaySchedule(FairseqLRScheduler):
 
     def step_update(self, num_updates: int) -> float:
         """Set the learning rate of the next update, after `num_updates` of them."""
-        warmth = min(1.0, (num_updates + 1) / self.cfg.warmup_updates) if self.cfg.warmup_updates > 0 else 1.0
+        warmup_factor = min(1.0, (num_updates + 1) / self.cfg.warmup_updates) if self.cfg.warmup_updates > 0 else 1.0
         decays = num_decays(self.epoch, self.cfg.decay_start, self.cfg.decay_interval)
-        self.optimizer.set_lr(self.peak * warmth * self.cfg.decay_factor**decays)
+        self.optimizer.set_lr(self.peak * warmup_factor * self.cfg.decay_factor**decays)
         return self.optimizer.get_lr()

@@ -31,7 +31,7 @@ from mae_ast_fairseq.tasks.launch import (
     is_first_process,
     is_training_command,
 )
-from mae_ast_fairseq.training_error import plain_errors
+from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class AudioTask(FairseqTask):
 
     cfg: Any
 
-    @plain_errors
+    @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid that datasets need."""
         if not from_checkpoint:
@@ -76,7 +76,7 @@ class AudioTask(FairseqTask):
         self.grid = model.grid
         return model
 
-    @plain_errors
+    @without_traceback
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the criterion; in a training command, also look whether what its config names is there.
 
@@ -121,7 +121,7 @@ class AudioTask(FairseqTask):
         """Return False: several folders are trained on together, and not an epoch each."""
         return False
 
-    @plain_errors
+    @without_traceback
     def get_batch_iterator(self, dataset: ClipDataset, max_tokens: Optional[int] = None, **kwargs: Any) -> Any:
         """Batch a dataset; raises ConfigError where its longest crop does not fit into `max_tokens`."""
         longest = int(dataset.sizes.max())
@@ -139,7 +139,7 @@ class AudioTask(FairseqTask):
 
     # --- broken files
 
-    @plain_errors
+    @without_traceback
     def train_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Do one step, after a look at how many files proved broken."""
         self._check_bad_files(sample)
@@ -147,13 +147,13 @@ class AudioTask(FairseqTask):
 
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
         if sample["num_bad_files"] > 0:
-            self._stop_past_max_bad_fraction(is_hopeless=sample["num_bad_files"] >= MAX_REPLACEMENTS)
+            self._stop_past_max_bad_fraction(replacements_exhausted=sample["num_bad_files"] >= MAX_REPLACEMENTS)
 
-    def _stop_past_max_bad_fraction(self, is_hopeless: bool = False) -> None:
+    def _stop_past_max_bad_fraction(self, replacements_exhausted: bool = False) -> None:
         for dataset in self.datasets.values():
             bad_rows = dataset.bad_rows
             share = len(bad_rows) / len(dataset.manifest)
-            if len(bad_rows) and (is_hopeless or share > self.cfg.max_bad_fraction):
+            if len(bad_rows) and (replacements_exhausted or share > self.cfg.max_bad_fraction):
                 raise AudioError(
                     f"{dataset.manifest.name}: {len(bad_rows)} of {len(dataset.manifest)} files ({share:.1%}) are "
                     f"broken, the first of them {dataset.manifest.path(bad_rows[0])}; expected at most "
@@ -163,7 +163,7 @@ class AudioTask(FairseqTask):
 
     # --- statistics of the data
 
-    @plain_errors
+    @without_traceback
     def begin_epoch(self, epoch: int, model: nn.Module) -> None:
         """Fill the model's input statistics before the first update, unless a checkpoint has brought them.
 

@@ -32,8 +32,8 @@ from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.optim.layerwise import check_optimizer, drop_frozen_gradients, mark_parameters
 from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask, AudioTaskConfig
 from mae_ast_fairseq.tasks.launch import check_checkpoint, data_folders, read_checked
-from mae_ast_fairseq.tasks.validation import Scored, WholeSet
-from mae_ast_fairseq.training_error import plain_errors
+from mae_ast_fairseq.tasks.validation import Scored, ValidationScores
+from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class MaeAstClassificationTask(AudioTask):
     cfg: Any
     vocabulary: Vocabulary
 
-    @plain_errors
+    @without_traceback
     def __init__(self, cfg: MaeAstClassificationConfig, from_checkpoint: bool = False):
         super().__init__(cfg)
         check_classification_task(cfg)
@@ -74,11 +74,11 @@ class MaeAstClassificationTask(AudioTask):
             label_smoothing=cfg.label_smoothing,
         )
         check_augmentation(self._augmentation)
-        self._whole_set = WholeSet(cfg.multi_label)
+        self._whole_set = ValidationScores(cfg.multi_label)
 
     # --- the model
 
-    @plain_errors
+    @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, with the weights of `model.pretrained`; a stored config, which has labels, as it is."""
         checkpoint = None
@@ -156,7 +156,7 @@ class MaeAstClassificationTask(AudioTask):
 
     # --- data
 
-    @plain_errors
+    @without_traceback
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Read `{split}.tsv` and `{split}.lbl` of every folder; all but `dataset.train_subset` are for validation."""
         cfg = task_cfg or self.cfg
@@ -179,7 +179,7 @@ class MaeAstClassificationTask(AudioTask):
 
     # --- steps
 
-    @plain_errors
+    @without_traceback
     def optimizer_step(self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int) -> None:
         """Update the weights, the frozen ones left out."""
         check_optimizer(optimizer, self._model_cfg)
@@ -187,7 +187,7 @@ class MaeAstClassificationTask(AudioTask):
             drop_frozen_gradients(optimizer)
         optimizer.step()
 
-    @plain_errors
+    @without_traceback
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
         """Validate on one batch, and keep its scores for the figures over the whole set.
 
@@ -199,7 +199,7 @@ class MaeAstClassificationTask(AudioTask):
         with torch.no_grad():
             measured = criterion.measure(model, sample)
         if METRICS[0] not in metrics.get_active_aggregators()[0]:
-            self._whole_set = WholeSet(self.cfg.multi_label)
+            self._whole_set = ValidationScores(self.cfg.multi_label)
         for name in METRICS:
             metrics.log_derived(name, lambda _, name=name: self._whole_set.figures()[name])
         self._whole_set.add(Scored(sample["id"], measured.probabilities, sample["target"].plain))

@@ -29,7 +29,7 @@ from mae_ast_fairseq.tasks.launch import (
     schedule_warning,
 )
 from mae_ast_fairseq.tasks.validation import TokenHealth
-from mae_ast_fairseq.training_error import plain_errors
+from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class MaeAstPretrainingTask(AudioTask):
 
     cfg: MaeAstPretrainingConfig
 
-    @plain_errors
+    @without_traceback
     def __init__(self, cfg: MaeAstPretrainingConfig, from_checkpoint: bool = False):
         super().__init__(cfg)
         require_choice("task.mask_type", cfg.mask_type, [*STRATEGIES, RETAIN_SPANS])
@@ -70,7 +70,7 @@ class MaeAstPretrainingTask(AudioTask):
         self.model_cfg: Any = None
         self._levels_said: set[int] = set()
 
-    @plain_errors
+    @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid and the mask ratio that datasets need."""
         if self.cfg.mask_type != RETAIN_SPANS:  # whose probability is another thing
@@ -89,7 +89,7 @@ class MaeAstPretrainingTask(AudioTask):
             logger.warning(warning)
         return criterion
 
-    @plain_errors
+    @without_traceback
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Read `{split}.tsv` of every folder; every split but `dataset.train_subset` is for validation."""
         cfg = task_cfg or self.cfg
@@ -113,7 +113,7 @@ class MaeAstPretrainingTask(AudioTask):
 
     # --- validation
 
-    @plain_errors
+    @without_traceback
     def get_batch_iterator(self, dataset: MaskedAudioDataset, *args: Any, **kwargs: Any) -> Any:
         """Batch a dataset; one for validation begins figures of its own."""
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
@@ -123,7 +123,7 @@ class MaeAstPretrainingTask(AudioTask):
             self._health = TokenHealth(len(own_batches), has_gain=self._has_decoder)
         return iterator
 
-    @plain_errors
+    @without_traceback
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
         """Validate on one batch, and keep what tells whether the encoder has collapsed."""
         self._check_bad_files(sample)

@@ -23,7 +23,7 @@ class Scored(NamedTuple):
     """[N, K] float32, 0 or 1"""
 
 
-class WholeSet:
+class ValidationScores:
     """Collects what the batches of one validation give, and measures it when it is asked.
 
     fairseq shows a process that has run out of batches its first one again, as a filler, and a broken clip is replaced

@@ -33,12 +33,12 @@ def test_freed_memory_goes_back_to_the_system() -> None:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
-    limits.give_back()
+    limits.release_memory()
     before = resident()
     tensors = [torch.ones(2**14) for _ in range(2_000)]  # 64 KiB each: from the heap, 125 MiB in all
     last = torch.ones(2**14)  # above them, so that the heap cannot shrink by itself
     del tensors
-    limits.give_back()
+    limits.release_memory()
     assert resident() - before < 40 * 2**20
     assert last.sum() == 2**14
 

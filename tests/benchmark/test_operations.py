@@ -5,17 +5,17 @@ import torch
 
 from mae_ast_fairseq.benchmark.cases import make_sample
 from mae_ast_fairseq.benchmark.operations import Counter, count
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 from tests.benchmark.small import CPU, small_case, small_recipes
 
 LAYERS, WIDTH, FFN, PATCH = 2, 48, 96, 256  # of the small recipes
 NUM_TOKENS, NUM_VISIBLE, NUM_MASKED, BATCH = 48, 12, 36, 2
 
 
-def built(**changes: Any) -> tuple[Trainee, dict[str, Any]]:
+def built(**changes: Any) -> tuple[BenchmarkModel, dict[str, Any]]:
     case = small_case(**changes)
     recipe = small_recipes(case.recipe)[case.recipe]
-    return Trainee(recipe, case.model_key, CPU), make_sample(recipe, case, CPU)
+    return BenchmarkModel(recipe, case.model_key, CPU), make_sample(recipe, case, CPU)
 
 
 def linear_flops(tokens: int) -> int:

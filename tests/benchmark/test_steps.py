@@ -4,14 +4,14 @@ from fairseq.optim.adam import Adam
 
 from mae_ast_fairseq.benchmark import steps
 from mae_ast_fairseq.benchmark.cases import make_sample
-from mae_ast_fairseq.benchmark.steps import Trainee, build_criterion
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel, build_criterion
 from mae_ast_fairseq.errors import ConfigError
 from tests.benchmark.small import CPU, small_case, small_recipes
 
 
-def trainee(precision: str, *settings: str) -> Trainee:
+def trainee(precision: str, *settings: str) -> BenchmarkModel:
     case = small_case(precision=precision)
-    return Trainee(small_recipes(case.recipe, settings=settings)[case.recipe], case.model_key, CPU)
+    return BenchmarkModel(small_recipes(case.recipe, settings=settings)[case.recipe], case.model_key, CPU)
 
 
 def test_the_update_is_fairseq_s(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_weights_can_be_another_s_and_dropouts_one_s_own(precision: str) -> None
     first = trainee(precision)
     case = small_case(precision=precision, attention_dropout=0.3)
     recipe = small_recipes(case.recipe)[case.recipe]
-    second = Trainee(recipe, case.model_key, CPU, weights_of=first)
+    second = BenchmarkModel(recipe, case.model_key, CPU, weights_of=first)
     second.allocate_all()
     assert all(one is other for one, other in zip(first.parameters, second.parameters, strict=True))
     assert first.pending_bytes == 0

@@ -5,7 +5,7 @@ import torch
 
 from mae_ast_fairseq.benchmark.cases import make_sample
 from mae_ast_fairseq.benchmark.limits import NotEnoughMemoryError
-from mae_ast_fairseq.benchmark.steps import Trainee
+from mae_ast_fairseq.benchmark.steps import BenchmarkModel
 from mae_ast_fairseq.benchmark.timing import Product, Spread, interleave, spread, time_product, time_step
 from tests.benchmark.small import CPU, small_case, small_recipes
 
@@ -78,7 +78,7 @@ def test_quartiles() -> None:
 def test_the_parts_of_a_step_are_timed_one_after_the_other(precision: str) -> None:
     case = small_case(precision=precision)
     recipe = small_recipes(case.recipe)[case.recipe]
-    trainee = Trainee(recipe, case.model_key, CPU)
+    trainee = BenchmarkModel(recipe, case.model_key, CPU)
     timed = time_step(trainee, make_sample(recipe, case, CPU), FakeClock())
     assert timed == {
         "forward": 1,

@@ -22,9 +22,9 @@ from mae_ast_fairseq.config.pretraining import (
     check_pretraining_criterion,
     check_pretraining_task,
     require_choice,
+    require_fraction,
     require_multiple,
     require_positive,
-    require_share,
 )
 from mae_ast_fairseq.errors import ConfigError
 
@@ -166,7 +166,7 @@ def test_a_wrong_criterion_field_is_named(weights: tuple, message: str) -> None:
     [
         (require_choice, ("a", ["b", "a"]), ("c", ["b", "a"]), "x.y: 'c' is unknown; expected one of a, b"),
         (require_positive, (0.1,), (0.0,), "x.y: 0.0 was given; expected more than 0"),
-        (require_share, (0.0,), (1.0,), "x.y: 1.0 was given; expected at least 0 and less than 1"),
+        (require_fraction, (0.0,), (1.0,), "x.y: 1.0 was given; expected at least 0 and less than 1"),
         (require_multiple, (12, "n", 4), (13, "n", 4), "x.y: 13 cannot be divided by n=4; choose a multiple"),
     ],
 )

@@ -11,11 +11,11 @@ from mae_ast_fairseq.tasks.launch import (
     read_weights,
     schedule_warning,
 )
-from mae_ast_fairseq.training_error import TrainingError, plain_errors
+from mae_ast_fairseq.training_error import TrainingError, without_traceback
 
 
 def test_a_persons_mistake_is_one_that_hydra_prints_without_a_traceback():
-    @plain_errors
+    @without_traceback
     def load():
         raise ManifestError("train.tsv:3: wrong")
 
@@ -26,7 +26,7 @@ def test_a_persons_mistake_is_one_that_hydra_prints_without_a_traceback():
 
 
 def test_our_own_mistakes_keep_their_traceback():
-    @plain_errors
+    @without_traceback
     def load():
         raise KeyError("bug")
 

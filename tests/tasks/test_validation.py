@@ -13,7 +13,7 @@ from mae_ast_fairseq.evaluation.collapse import effective_rank, token_moments, t
 from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.nn.autoencoder import SwappedErrors
 from mae_ast_fairseq.nn.encoder import Features
-from mae_ast_fairseq.tasks.validation import Scored, TokenHealth, WholeSet, gather
+from mae_ast_fairseq.tasks.validation import Scored, TokenHealth, ValidationScores, gather
 from tests.finetuning import QUICK, RECIPE, finetune, write_tones
 from tests.processes import run_two
 from tests.training import SMALL, build, train
@@ -24,7 +24,7 @@ TARGETS = torch.from_numpy((DRAWS.random((20, 4)) < 0.3).astype(np.float32))
 
 
 def whole_set(*batches):
-    collected = WholeSet(multi_label=True)
+    collected = ValidationScores(multi_label=True)
     for rows in batches:
         rows = torch.tensor(rows)
         collected.add(Scored(rows, SCORES[rows], TARGETS[rows]))
