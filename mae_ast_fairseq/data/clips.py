@@ -86,6 +86,7 @@ class ClipDataset(FairseqDataset):
         # In shared memory, so that persistent workers see the epoch, and the training process what they found.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.is_bad = torch.zeros(len(manifest), dtype=torch.uint8).share_memory_()
+        self._replacements_exhausted = torch.zeros(1, dtype=torch.bool).share_memory_()
 
     def _rows_to_keep(
         self, num_samples: np.ndarray, min_sample_size: Optional[int], max_keep_size: Optional[int]
@@ -156,8 +157,8 @@ class ClipDataset(FairseqDataset):
         batches, first = [], 0
         sizes = self.num_tokens_vec(indices)
         while first < len(indices):
-            is_too_short = sizes[first:] * MAX_LENGTH_RATIO < sizes[first]
-            num_alike = int(is_too_short.argmax()) if is_too_short.any() else len(indices) - first
+            longest, shortest = np.maximum.accumulate(sizes[first:]), np.minimum.accumulate(sizes[first:])
+            num_alike = int(np.count_nonzero(longest <= MAX_LENGTH_RATIO * shortest))
             batches += list(super().batch_by_size(indices[first : first + num_alike], *limits))
             first += num_alike
         return batches
@@ -198,7 +199,8 @@ class ClipDataset(FairseqDataset):
                 return self._load(candidate, occurrence, num_bad_files)
             except AudioError as error:
                 self._mark_bad(candidate, error)
-        # Too many for one clip: the training process stops the run with a message when it sees this.
+        # The training process stops the run with a message when it sees this.
+        self._replacements_exhausted[0] = True
         return Clip(row, np.zeros(self.sizes[index], dtype=np.float32), 0.0, num_bad_files=MAX_REPLACEMENTS)
 
     def _load(self, row: int, occurrence: int, num_bad_files: int) -> Clip:
@@ -221,6 +223,11 @@ class ClipDataset(FairseqDataset):
         if not self.is_bad[row]:
             logger.warning("%s: replaced by another clip: %s", self.manifest.where(row), error)
         self.is_bad[row] = 1
+
+    @property
+    def replacements_exhausted(self) -> bool:
+        """Whether, in any worker, a broken file and all that were tried in its place cannot be read."""
+        return bool(self._replacements_exhausted[0])
 
     @property
     def bad_rows(self) -> np.ndarray:

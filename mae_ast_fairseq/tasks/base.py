@@ -21,7 +21,7 @@ from mae_ast_fairseq.corpus.statistics import (
     pool,
     read_statistics,
 )
-from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS, ClipDataset
+from mae_ast_fairseq.data.clips import ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.launch import (
@@ -131,6 +131,8 @@ class AudioTask(FairseqTask):
                 f"dataset.{field_name}: {max_tokens} samples is less than the longest crop of "
                 f"{dataset.manifest.name}, {longest} samples; raise it or lower task.max_sample_size"
             )
+        # The trainer would have fairseq leave out what is longer than max_tokens, by indices that count repeated clips.
+        kwargs["max_positions"] = None
         return super().get_batch_iterator(dataset, max_tokens=max_tokens, **kwargs)
 
     def max_positions(self) -> None:
@@ -147,17 +149,17 @@ class AudioTask(FairseqTask):
 
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
         if sample["num_bad_files"] > 0:
-            self._stop_past_max_bad_fraction(replacements_exhausted=sample["num_bad_files"] >= MAX_REPLACEMENTS)
+            self._stop_past_max_bad_fraction()
 
-    def _stop_past_max_bad_fraction(self, replacements_exhausted: bool = False) -> None:
+    def _stop_past_max_bad_fraction(self) -> None:
         for dataset in self.datasets.values():
             bad_rows = dataset.bad_rows
-            share = len(bad_rows) / len(dataset.manifest)
-            if len(bad_rows) and (replacements_exhausted or share > self.cfg.max_bad_fraction):
+            fraction = len(bad_rows) / len(dataset.manifest)
+            if dataset.replacements_exhausted or fraction > self.cfg.max_bad_fraction:
                 raise AudioError(
-                    f"{dataset.manifest.name}: {len(bad_rows)} of {len(dataset.manifest)} files ({share:.1%}) are "
+                    f"{dataset.manifest.name}: {len(bad_rows)} of {len(dataset.manifest)} files ({fraction:.1%}) are "
                     f"broken, the first of them {dataset.manifest.path(bad_rows[0])}; expected at most "
-                    f"task.max_bad_fraction={self.cfg.max_bad_fraction}; mend or remove them (each was logged with "
+                    f"task.max_bad_fraction={self.cfg.max_bad_fraction}; fix or remove them (each was logged with "
                     "its reason), or raise the field"
                 )
 

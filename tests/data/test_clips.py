@@ -4,6 +4,8 @@ import logging
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mae_ast_fairseq.data.clips import LENGTH_BUCKET, MAX_LENGTH_RATIO, MAX_REPLACEMENTS, ClipDataset
 from mae_ast_fairseq.data.manifest import read_manifest
@@ -102,6 +104,13 @@ def test_where_every_file_is_broken_silence_stands_in_and_says_so(tmp_path):
     assert clip.num_bad_files == MAX_REPLACEMENTS
     assert np.array_equal(clip.waveform, np.zeros(16_000))
     assert dataset.bad_rows.tolist() == [0]
+    assert dataset.replacements_exhausted
+
+
+def test_a_broken_file_that_was_replaced_does_not_exhaust_the_replacements(damaged):
+    dataset = make(damaged)
+    assert dataset[3].num_bad_files >= 1
+    assert not dataset.replacements_exhausted
 
 
 def test_training_batches_hold_clips_of_near_equal_length_however_large_they_may_be(corpus):
@@ -111,7 +120,19 @@ def test_training_batches_hold_clips_of_near_equal_length_however_large_they_may
     assert sorted(index for batch in batches for index in batch) == list(range(len(dataset)))
     assert len(batches) > 1
     for batch in batches:
-        assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * LENGTH_BUCKET * dataset.sizes[batch].min()
+        assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * dataset.sizes[batch].min()
+
+
+@given(lengths=st.lists(st.integers(4_000, 40_000), min_size=1, max_size=60), max_sentences=st.integers(1, 70))
+def test_the_ratio_of_lengths_in_a_batch_holds_for_any_clips(tmp_path_factory, lengths, max_sentences):
+    folder = tmp_path_factory.mktemp("lengths")
+    rows = "".join(f"{row}.wav\t{length}\n" for row, length in enumerate(lengths))
+    (folder / "train.tsv").write_text(f"{folder}\n{rows}")
+    dataset = make(folder, max_sample_size=None)
+    batches = dataset.batch_by_size(dataset.ordered_indices(), max_sentences=max_sentences)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * dataset.sizes[batch].min()
 
 
 def test_validation_batches_are_fairseqs_own(corpus):

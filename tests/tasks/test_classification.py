@@ -66,6 +66,11 @@ def test_every_metric_is_logged_from_the_first_validation_on(finetuned):
     assert set(METRICS) <= set(run.logged["valid"][0])
 
 
+def test_balanced_classes_in_batches_limited_by_their_samples(tones):
+    run = finetune(tones, "task.balanced=true", "dataset.max_tokens=100000", "dataset.batch_size=null")
+    assert len(run.logged["train_inner"]) == 4
+
+
 def test_the_checkpoint_says_all_about_itself(finetuned):
     folder, _ = finetuned
     content = torch.load(folder / "checkpoint_best.pt", weights_only=True)

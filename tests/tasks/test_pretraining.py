@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS
 from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.tasks import base
@@ -240,6 +241,32 @@ def test_the_run_stops_where_no_file_can_be_read(corpus, tmp_path):
     dataset = task.dataset("train")
     with pytest.raises(UserError, match=r"4 of 4 files \(100\.0%\) are broken"):
         task.train_step(dataset.collater([dataset[0]]), model, criterion, None, 0)
+
+
+def test_a_large_batch_may_have_many_replaced_files(corpus, tmp_path):
+    lines = (corpus / "train.tsv").read_text().splitlines()
+    lines[3] = "gone.wav\t16000"
+    (tmp_path / "train.tsv").write_text("\n".join([*lines, ""]))
+    task, model, criterion = build("mae_ast_tiny", f"task.data={tmp_path}", *SMALL, "task.max_bad_fraction=0.5")
+    task.load_dataset("train")
+    task.begin_epoch(1, model)
+    dataset = task.dataset("train")
+    batch = dataset.collater([dataset[2]] * MAX_REPLACEMENTS)
+    assert batch["num_bad_files"] >= MAX_REPLACEMENTS
+    assert task.valid_step(batch, model, criterion)[1] == batch["ntokens"]
+
+
+def test_the_data_set_without_a_readable_file_is_the_one_named(corpus, tmp_path):
+    lines = (corpus / "train.tsv").read_text().splitlines()
+    (tmp_path / "train.tsv").write_text("\n".join([lines[0], "gone.wav\t16000", *lines[1:], ""]))
+    (tmp_path / "valid.tsv").write_text(f"{tmp_path}\nlost.wav\t16000\n")
+    task, model, criterion = build("mae_ast_tiny", f"task.data={tmp_path}", *SMALL, "task.max_bad_fraction=1")
+    for split in ("train", "valid"):
+        task.load_dataset(split)
+    assert task.dataset("train")[0].num_bad_files > 0
+    valid = task.dataset("valid")
+    with pytest.raises(UserError, match=r"valid\.tsv: 1 of 1 files .* are broken, the first of them .*lost\.wav"):
+        task.valid_step(valid.collater([valid[0]]), model, criterion)
 
 
 @pytest.mark.parametrize(("max_bad_fraction", "stops"), [(0.02, True), (0.5, False)])
