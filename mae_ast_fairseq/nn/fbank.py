@@ -1,9 +1,9 @@
-"""Log-Mel filterbank in torch, batched, equal to Kaldi's: the front end of training, serving and commands."""
+"""Log-Mel filterbank in torch, batched, equal to Kaldi's: the front end of training, inference and commands."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,29 +21,6 @@ BLOCK_FRAMES = 512  # computed at a time on a CPU
 LOG_FLOOR = torch.finfo(torch.float32).eps  # of the Mel power, before the logarithm
 
 
-def hann_window() -> Tensor:
-    """Give the symmetric Hann window, [FRAME_LENGTH] in float64."""
-    return torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float64)
-
-
-def povey_window() -> Tensor:
-    """Give Kaldi's own window, a Hann window to the power 0.85, [FRAME_LENGTH] in float64."""
-    return hann_window().pow(0.85)
-
-
-class Preset(NamedTuple):
-    """What distinguishes one front end from another."""
-
-    window: Callable[[], Tensor]
-    center_waveform: bool  # remove the mean of the whole clip before framing
-
-
-PRESETS = {
-    "kaldi": Preset(window=povey_window, center_waveform=False),  # MAE-AST, released and ours; s3prl
-    "ast": Preset(window=hann_window, center_waveform=True),  # AST, SSAST; their htk_compat moves only the energy
-}
-
-
 def num_frames(num_samples: Any) -> Any:
     """Count the whole frames in a clip (Kaldi's snip_edges); 0 when it is shorter than one window.
 
@@ -53,31 +30,25 @@ def num_frames(num_samples: Any) -> Any:
     return count * (count > 0)
 
 
-def log_mel(waveform: Tensor, preset: str = "kaldi", num_mel_bins: int = NUM_MEL_BINS) -> Tensor:
+def log_mel(waveform: Tensor, num_mel_bins: int = NUM_MEL_BINS) -> Tensor:
     """Compute log-Mel frames as Kaldi's compute-fbank-feats does, without dither and energy.
 
     waveform: [..., S] floating point in [-1, 1], 16 kHz, on any device; computed in float32 whatever its
-        type or the autocast state. A row must be one clip without padding where the preset is `ast`, which
-        subtracts the row's mean.
-    preset: a key of PRESETS.
+        type or the autocast state.
 
     Returns [..., T, F] float32, T = num_frames(S), F = num_mel_bins: natural logarithms of power, without
-    gradient. Raises AudioError for a clip shorter than a window or not in floating point, ConfigError for an
-    unknown preset or a number of bands below 1.
+    gradient. Raises AudioError for a clip shorter than a window or not in floating point, ConfigError for a
+    number of bands below 1.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"fbank preset: found {preset!r}, expected one of {', '.join(PRESETS)}")
     if num_mel_bins < 1:
         raise ConfigError(f"feature_dim: found {num_mel_bins}, expected a number of Mel bands, such as 128")
     _check_waveform(waveform)
     with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
         waveform = waveform.to(torch.float32)
-        if PRESETS[preset].center_waveform:
-            waveform = waveform - _mean(waveform)
         clips = waveform.reshape(-1, waveform.shape[-1])  # [..., S] -> [N, S]
         frames = clips.new_empty(len(clips), num_frames(clips.shape[1]), num_mel_bins)  # [N, T, F]
         for block, samples in _blocks(clips, frames):
-            _write_log_mel(block, _power_spectrum(samples, _window(preset, clips.device)))
+            _write_log_mel(block, _power_spectrum(samples, _window(clips.device)))
         return frames.view(*waveform.shape[:-1], *frames.shape[1:])
 
 
@@ -121,23 +92,11 @@ def _check_waveform(waveform: Tensor) -> None:
         )
 
 
-def _mean(waveform: Tensor) -> Tensor:
-    """Average each clip, [..., S] -> [..., 1], to the same bits whatever the number of threads.
-
-    torch splits one long sum between its threads; sums of blocks, each by one thread, keep the order fixed.
-    """
-    num_samples = waveform.shape[-1]
-    num_blocks = num_samples // FRAME_SHIFT
-    head, tail = waveform.split([num_blocks * FRAME_SHIFT, num_samples - num_blocks * FRAME_SHIFT], dim=-1)
-    blocks = head.unflatten(-1, (num_blocks, FRAME_SHIFT)).sum(-1)  # [..., num_blocks]
-    return torch.cat([blocks, tail], dim=-1).sum(-1, keepdim=True) / num_samples
-
-
 def _power_spectrum(waveform: Tensor, window: Tensor) -> Tensor:
     """Turn each frame into its power spectrum, [..., S] -> [..., T, 257]; needs no_grad.
 
     Kaldi removes a frame's mean, then pre-emphasises the frame on its own, its first sample being its own
-    predecessor. Both windows are zero at a frame's ends, so that sample never counts: pre-emphasis runs once
+    predecessor. The window is zero at a frame's ends, so that sample never counts: pre-emphasis runs once
     over the clip, the offset comes off after it, scaled as pre-emphasis scales a constant, and only the inner
     398 samples of a frame are touched. Large buffers are reused and let go early: fresh memory costs as much as
     the arithmetic.
@@ -154,14 +113,15 @@ def _power_spectrum(waveform: Tensor, window: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _window(preset: str, device: torch.device) -> Tensor:
-    """Give a preset's window, [FRAME_LENGTH] in float32."""
+def _window(device: torch.device) -> Tensor:
+    """Return Kaldi's own window, a Hann window to the power 0.85: [FRAME_LENGTH] in float32."""
     with torch.inference_mode(False):  # a cached tensor outlives the mode it was made in
-        return PRESETS[preset].window().to(device, torch.float32)
+        window = torch.hann_window(FRAME_LENGTH, periodic=False, dtype=torch.float64).pow(0.85)
+        return window.to(device, torch.float32)
 
 
 def mel_banks(num_mel_bins: int = NUM_MEL_BINS) -> Tensor:
-    """Give the triangular filters on Kaldi's Mel scale, 1127 ln(1 + f / 700); [257, F] in float32.
+    """Return the triangular filters on Kaldi's Mel scale, 1127 ln(1 + f / 700); [257, F] in float32.
 
     The triangles are even in Mel, not in Hz, and are not normalised to equal area. Computed in float32 in
     Kaldi's order: in float64 the narrow low bands come out up to 1e-4 different in the logarithm.
