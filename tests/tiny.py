@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_ast_fairseq.config.pretraining import ClassifierFields, EncoderFields, MaeAstFields, SsastFields
-from mae_ast_fairseq.data.masking import STRATEGIES, collate
+from mae_ast_fairseq.data.masking import Masking, collate
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.classifier import AudioClassifier
@@ -102,7 +102,8 @@ def tiny_batch(grid: TokenGrid, lengths: Sequence[int], mask_type: str = "random
     """Return the keywords of a pretraining forward pass over clips of `lengths` frames."""
     draws = np.random.default_rng(0)
     columns = [grid.num_columns(length) for length in lengths]
-    masks = collate([STRATEGIES[mask_type](grid.rows, count, 0.75, draws, 10) for count in columns])
+    masking = Masking(mask_type, 0.75)
+    masks = collate([masking.draw(grid.rows, count, draws) for count in columns])
     indices = {name: None if value is None else torch.from_numpy(value) for name, value in masks._asdict().items()}
     return {**padded_batch(lengths), **indices}
 

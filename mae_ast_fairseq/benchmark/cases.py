@@ -128,10 +128,9 @@ def make_sample(recipe: Recipe, case: Case, device: torch.device) -> dict[str, A
     num_frames = fbank.num_frames(round(case.seconds * fbank.SAMPLE_RATE))
     shape = (case.batch_size, num_frames, recipe.feature_dim)
     source = torch.from_numpy(draws.normal(LOG_MEL_MEAN, LOG_MEL_STD, shape).astype(np.float32))
-    strategy, columns = masking.STRATEGIES[recipe.mask_type], grid.num_columns(num_frames)
-    ratio, mask_length = mask_ratio_of(recipe, case), recipe.fields.mask_length
-    num_masks = 1 if recipe.mask_type == "random_mask_batched" else case.batch_size
-    masks = [strategy(grid.rows, columns, ratio, draws, mask_length) for _ in range(num_masks)]
+    masks_of = masking.Masking(recipe.mask_type, mask_ratio_of(recipe, case), recipe.fields.mask_length)
+    num_masks = 1 if masks_of.shared else case.batch_size
+    masks = [masks_of.draw(grid.rows, grid.num_columns(num_frames), draws) for _ in range(num_masks)]
     batch = masking.collate(masks * (case.batch_size // num_masks))
     return {
         "id": torch.arange(case.batch_size),

@@ -16,7 +16,7 @@ from mae_ast_fairseq.cli.output import printable
 from mae_ast_fairseq.config.pretraining import MaskingFields, require_choice
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.data.masking import STRATEGIES
+from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.files import prepare_folder
@@ -75,9 +75,7 @@ class Source(NamedTuple):
 class Settings(NamedTuple):
     """How clips are masked."""
 
-    ratio: float
-    mask_type: str
-    span_length: int
+    masking: Masking
     seed: int
     max_samples: int
 
@@ -150,9 +148,7 @@ def _settings(args: argparse.Namespace, checkpoint: Checkpoint, fields: MaskingF
             f"{', '.join(STRATEGIES)}; pass --mask-type chunk_mask"
         )
     return Settings(
-        ratio=fields.random_mask_prob if args.ratio is None else args.ratio,
-        mask_type=mask_type,
-        span_length=fields.mask_length,
+        masking=Masking(mask_type, fields.random_mask_prob if args.ratio is None else args.ratio, fields.mask_length),
         seed=args.seed,
         max_samples=int(args.max_seconds * fbank.SAMPLE_RATE),
     )
@@ -216,11 +212,9 @@ def _reconstruct(model: MaskedPredictor, source: Source, waveform: np.ndarray, s
     return reconstruct(
         model,
         fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=model.grid.feature_dim),
-        settings.ratio,
-        settings.mask_type,
+        settings.masking,
         # The stream, epoch and index of validation: with the run's seed and whole clips, its very masks.
         generator(settings.seed, Stream.MASK, epoch=0, index=source.mask_index),
-        span_length=settings.span_length,
     )
 
 
@@ -258,8 +252,8 @@ def _summarize(
         "checkpoint": str(args.checkpoint),
         "weights": weights,
         "out": str(args.out),
-        "ratio": settings.ratio,
-        "mask_type": settings.mask_type,
+        "ratio": settings.masking.ratio,
+        "mask_type": settings.masking.type,
         "seed": settings.seed,
         "clips": clips,
         "mean": {score: sum(clip[score] for clip in clips) / len(clips) for score in SCORES},

@@ -245,11 +245,6 @@ def check_pretraining_task(fields: PretrainingTaskFields) -> None:
             "task.normalize: true was given; expected false: the filterbank takes waveforms as they are, and "
             "model.normalization normalises what it gives"
         )
-    if fields.mask_type == "random_mask_batched" and fields.pad_audio:
-        raise ConfigError(
-            "task.pad_audio: true was given with task.mask_type=random_mask_batched, which needs clips of one length; "
-            "set task.pad_audio=false or task.mask_type=random_mask"
-        )
 
 
 def check_pretraining_criterion(fields: PretrainingCriterionFields) -> None:

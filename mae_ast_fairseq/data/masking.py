@@ -1,6 +1,6 @@
 """Which tokens the encoder sees: masking strategies in NumPy, from a grid's size to token indices.
 
-A strategy draws from the generator that it is given and from nothing else. Tokens are numbered time-major:
+A strategy draws from the generator `rng` that it is given and from nothing else. Tokens are numbered time-major:
 index = column * rows + row.
 """
 
@@ -33,10 +33,10 @@ class BatchMask(NamedTuple):
 
 
 def check_ratio(ratio: float) -> None:
-    """Raise ConfigError for a share of masked tokens outside the open interval (0, 1)."""
+    """Raise ConfigError for a fraction of masked tokens outside the open interval (0, 1)."""
     if not 0 < ratio < 1 or 1 - ratio == 1:
         raise ConfigError(
-            f"model.random_mask_prob: found {ratio}, expected a share of masked tokens above 0 and below 1; "
+            f"model.random_mask_prob: found {ratio}, expected a fraction of masked tokens above 0 and below 1; "
             "the recipes mask 0.75"
         )
 
@@ -52,12 +52,12 @@ def num_visible(num_tokens: Any, ratio: float) -> Any:
     return max(1, int((1 - ratio) * num_tokens))
 
 
-def random_mask(num_tokens: int, ratio: float, generator: np.random.Generator) -> Mask:
+def random_mask(rows: int, columns: int, ratio: float, rng: np.random.Generator, span_length: int = 10) -> Mask:
     """Mask tokens drawn uniformly without replacement."""
-    return _mask_smallest(generator.random(num_tokens), ratio)
+    return _mask_smallest(rng.random(rows * columns), ratio)
 
 
-def chunk_mask(rows: int, columns: int, ratio: float, generator: np.random.Generator, span_length: int = 10) -> Mask:
+def chunk_mask(rows: int, columns: int, ratio: float, rng: np.random.Generator, span_length: int = 10) -> Mask:
     """Mask overlapping chunks: squares of patches, or spans of `span_length` tokens where there is one row.
 
     The side of the squares is drawn once from CHUNK_SIDES. A chunk's first corner is uniform over every
@@ -66,22 +66,22 @@ def chunk_mask(rows: int, columns: int, ratio: float, generator: np.random.Gener
     count is reached; what the last one covers too many is removed from it at random. (Section 2.2 of the
     paper, with corners that may lie outside so that coverage is even.)
     """
-    width = height = int(generator.integers(CHUNK_SIDES[0], CHUNK_SIDES[-1] + 1))
+    width = height = int(rng.integers(CHUNK_SIDES[0], CHUNK_SIDES[-1] + 1))
     if rows == 1:
         # A span longer than half the clip would favour its middle, once its surplus is removed at random.
         width, height = min(span_length, max(1, columns // 2)), 1
     num_masked = rows * columns - num_visible(rows * columns, ratio)
     num_corners = (columns + width - 1) * (rows + height - 1)
-    # Enough for nearly every draw: k chunks leave a share (1 - area / corners) ** k of the tokens uncovered.
+    # Enough for nearly every draw: k chunks leave a fraction (1 - area / corners) ** k of the tokens uncovered.
     expected = math.log(1 - ratio) / math.log(1 - width * height / (num_corners + 1))
     num_chunks = int(1.2 * expected) + 8
-    corners = generator.integers(num_corners, size=num_chunks)
+    corners = rng.integers(num_corners, size=num_chunks)
     order = _first_cover(rows, columns, width, height, corners)
     while np.count_nonzero(order < len(corners)) < num_masked:
-        corners = np.concatenate([corners, generator.integers(num_corners, size=len(corners))])
+        corners = np.concatenate([corners, rng.integers(num_corners, size=len(corners))])
         order = _first_cover(rows, columns, width, height, corners)
     # Chunks in the order drawn, the tokens of one chunk in random order: the last one fills up the count.
-    return _mask_smallest(order + generator.random(rows * columns), ratio)
+    return _mask_smallest(order + rng.random(rows * columns), ratio)
 
 
 def _first_cover(rows: int, columns: int, width: int, height: int, corners: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -110,20 +110,41 @@ def _mask_smallest(order: NDArray[np.float64], ratio: float) -> Mask:
     return Mask(visible=np.flatnonzero(~is_masked), masked=np.flatnonzero(is_masked))
 
 
-def _random_mask(rows: int, columns: int, ratio: float, generator: np.random.Generator, span_length: int) -> Mask:
-    """Mask at random, with the arguments of a strategy."""
-    return random_mask(rows * columns, ratio, generator)
+class Strategy(NamedTuple):
+    """A way to choose the tokens of a clip that are masked."""
+
+    draw: Callable[[int, int, float, np.random.Generator, int], Mask]
+    """(rows, columns, ratio, rng, span_length) -> Mask"""
+    shared: bool = False
+    """in training, all clips of a batch have one mask, drawn for the first; they must be of one length"""
 
 
-Strategy = Callable[[int, int, float, np.random.Generator, int], Mask]
-
-# The choices of `mask_type` for pretraining: (rows, columns, ratio, generator, span_length) -> Mask. That a
-# batch shares one mask under random_mask_batched is the dataset's doing, by the generator that it passes.
-STRATEGIES: dict[str, Strategy] = {
-    "random_mask": _random_mask,
-    "random_mask_batched": _random_mask,
-    "chunk_mask": chunk_mask,
+STRATEGIES = {
+    "random_mask": Strategy(random_mask),
+    "random_mask_batched": Strategy(random_mask, shared=True),
+    "chunk_mask": Strategy(chunk_mask),
 }
+"""The choices of `mask_type` for pretraining."""
+
+
+class Masking(NamedTuple):
+    """How tokens are masked: one value, built from the fields `mask_type`, `random_mask_prob` and `mask_length`."""
+
+    type: str
+    """a key of STRATEGIES"""
+    ratio: float
+    """fraction of masked tokens, inside (0, 1)"""
+    length: int = 10
+    """tokens of a masked span of frame tokens"""
+
+    @property
+    def shared(self) -> bool:
+        """Whether the clips of a training batch have one mask."""
+        return STRATEGIES[self.type].shared
+
+    def draw(self, rows: int, columns: int, rng: np.random.Generator) -> Mask:
+        """Mask a clip of `rows` x `columns` tokens."""
+        return STRATEGIES[self.type].draw(rows, columns, self.ratio, rng, self.length)
 
 
 def collate(masks: Sequence[Mask]) -> BatchMask:

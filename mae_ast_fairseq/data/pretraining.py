@@ -6,12 +6,12 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from mae_ast_fairseq.data import masking
 from mae_ast_fairseq.data.clips import Clip, ClipDataset
 from mae_ast_fairseq.data.collate import crop_to_shortest, waveforms_to_frames
 from mae_ast_fairseq.data.concat import ConcatManifest, draw_by_weight
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import Manifest
+from mae_ast_fairseq.data.masking import Mask, Masking, collate
 from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.rng import Stream, generator
 
@@ -21,11 +21,9 @@ class MaskedAudioDataset(ClipDataset):
 
     Args:
         manifest, grid, seed, training, **clips: see ClipDataset; outside training, batches are padded.
-        mask_type: one of `masking.STRATEGIES`.
-        mask_ratio: share of masked tokens.
-        mask_length: tokens of a masked span of frame tokens.
+        masking: how tokens are masked.
         pad_audio: pad a batch to its longest clip instead of cropping it to its shortest.
-        weights: share in (0, 1] of each manifest's clips that an epoch of training draws; None: all.
+        weights: fraction in (0, 1] of each manifest's clips that an epoch of training draws; None: all.
 
     Raises:
         ManifestError: no clip is left.
@@ -36,9 +34,7 @@ class MaskedAudioDataset(ClipDataset):
         manifest: Manifest | ConcatManifest,
         *,
         grid: TokenGrid,
-        mask_type: str,
-        mask_ratio: float,
-        mask_length: int,
+        masking: Masking,
         seed: int,
         training: bool,
         pad_audio: bool = False,
@@ -46,9 +42,7 @@ class MaskedAudioDataset(ClipDataset):
         **clips: Any,
     ):
         super().__init__(manifest, grid=grid, seed=seed, training=training, **clips)
-        self.mask_type = mask_type
-        self.mask_ratio = mask_ratio
-        self.mask_length = mask_length
+        self.masking = masking
         self.weights = weights
         self.pad_audio = pad_audio or not training
 
@@ -68,7 +62,7 @@ class MaskedAudioDataset(ClipDataset):
         frames = waveforms_to_frames(waveforms, self.grid)
         rows = [clip.row for clip in samples]
         masks = self._masks(rows, frames.num_tokens)
-        mask = masking.collate(masks)
+        mask = collate(masks)
         return {
             "id": torch.tensor(rows),
             "nsentences": len(samples),
@@ -81,18 +75,15 @@ class MaskedAudioDataset(ClipDataset):
             },
         }
 
-    def _masks(self, rows: Sequence[int], num_tokens: Sequence[int]) -> list[masking.Mask]:
-        draw = masking.STRATEGIES[self.mask_type]
-
-        def mask_of(row: int, num_tokens: int) -> masking.Mask:
-            draws = generator(self.seed, Stream.MASK, self.epoch, row)
-            columns = num_tokens // self.grid.rows
-            return draw(self.grid.rows, columns, self.mask_ratio, draws, self.mask_length)
-
-        if self.mask_type == "random_mask_batched" and self.training:
+    def _masks(self, rows: Sequence[int], num_tokens: Sequence[int]) -> list[Mask]:
+        if self.masking.shared and self.training:
             assert min(num_tokens) == max(num_tokens), "clips of one batch have one length"
-            return [mask_of(rows[0], num_tokens[0])] * len(rows)
-        return [mask_of(row, count) for row, count in zip(rows, num_tokens, strict=True)]
+            return [self._mask(rows[0], num_tokens[0])] * len(rows)
+        return [self._mask(row, count) for row, count in zip(rows, num_tokens, strict=True)]
+
+    def _mask(self, row: int, num_tokens: int) -> Mask:
+        rng = generator(self.seed, Stream.MASK, self.epoch, row)
+        return self.masking.draw(self.grid.rows, num_tokens // self.grid.rows, rng)
 
 
 def _tensor(values: Optional[np.ndarray]) -> Optional[torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mae_ast_fairseq.config.pretraining import require_choice
-from mae_ast_fairseq.data.masking import STRATEGIES, check_ratio
+from mae_ast_fairseq.data.masking import STRATEGIES, Masking, check_ratio
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.masked import MaskedPredictor
@@ -39,30 +39,21 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(
-    model: MaskedPredictor,
-    frames: Tensor,
-    ratio: float,
-    mask_type: str,
-    generator: np.random.Generator,
-    span_length: int = 10,
-) -> Reconstruction:
+def reconstruct(model: MaskedPredictor, frames: Tensor, masking: Masking, rng: np.random.Generator) -> Reconstruction:
     """Mask a clip, let the model predict it, and put the picture together; in evaluation mode, whatever it was in.
 
     Args:
         model: with its decoder and heads, on any device and in any precision.
         frames: [T, F] log-Mel frames, not normalised.
-        ratio: share of masked tokens, inside (0, 1).
-        mask_type: one of `masking.STRATEGIES`.
-        generator: draws the mask.
-        span_length: tokens of a masked span of frame tokens, the model's field `mask_length`.
+        masking: how tokens are masked.
+        rng: draws the mask.
 
     Raises:
         ConfigError: a ratio or mask type that cannot be used.
         AudioError: the clip is shorter than two tokens.
     """
-    check_ratio(ratio)
-    require_choice("mask_type", mask_type, STRATEGIES)
+    check_ratio(masking.ratio)
+    require_choice("mask_type", masking.type, STRATEGIES)
     grid = model.grid
     num_tokens = grid.num_tokens(len(frames))
     if num_tokens < MIN_TOKENS:
@@ -70,7 +61,7 @@ def reconstruct(
             f"the clip has {len(frames)} frames of 10 ms, {num_tokens} tokens of the model; expected at least "
             f"{MIN_TOKENS} tokens; give a longer clip"
         )
-    mask = STRATEGIES[mask_type](grid.rows, num_tokens // grid.rows, ratio, generator, span_length)
+    mask = masking.draw(grid.rows, num_tokens // grid.rows, rng)
     source = frames[None].to(model.batch_norm.running_mean.device, torch.float32)  # [1, T, F]
     visible, masked = (torch.from_numpy(indices)[None].to(source.device) for indices in mask)  # [1, V], [1, M]
 

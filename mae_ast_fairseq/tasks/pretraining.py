@@ -12,7 +12,7 @@ from torch import nn
 
 from mae_ast_fairseq.config.pretraining import PretrainingTaskFields, check_pretraining_task, require_choice
 from mae_ast_fairseq.data.concat import join
-from mae_ast_fairseq.data.masking import STRATEGIES, check_ratio
+from mae_ast_fairseq.data.masking import STRATEGIES, Masking, check_ratio
 from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation.collapse import diagnose
@@ -67,18 +67,23 @@ class MaeAstPretrainingTask(AudioTask):
         super().__init__(cfg)
         require_choice("task.mask_type", cfg.mask_type, [*STRATEGIES, RETAIN_SPANS])
         check_pretraining_task(cfg)
-        self.model_cfg: Any = None
+        if cfg.pad_audio and cfg.mask_type in STRATEGIES and STRATEGIES[cfg.mask_type].shared:
+            raise ConfigError(
+                f"task.pad_audio: true was given with task.mask_type={cfg.mask_type}, which needs clips of one length; "
+                "set task.pad_audio=false or task.mask_type=random_mask"
+            )
+        self._masking: Optional[Masking] = None
         self._levels_said: set[int] = set()
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the model, and take from it the token grid and the mask ratio that datasets need."""
+        """Build the model, and take from it the token grid and the masking that datasets need."""
         if self.cfg.mask_type != RETAIN_SPANS:  # whose probability is another thing
             check_ratio(cfg.random_mask_prob)
         model = super().build_model(cfg, from_checkpoint)
         self._has_decoder = isinstance(model, MaskedAutoencoder)  # asked here: processes wrap their models
         self._health = TokenHealth(num_batches=0, has_gain=self._has_decoder)
-        self.model_cfg = cfg
+        self._masking = Masking(self.cfg.mask_type, cfg.random_mask_prob, cfg.mask_length)
         return model
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -98,14 +103,12 @@ class MaeAstPretrainingTask(AudioTask):
                 f"task.mask_type: {RETAIN_SPANS} is known only for loading released checkpoints; "
                 "to pretrain with masked chunks set task.mask_type=chunk_mask"
             )
-        assert self.model_cfg is not None, "build_model precedes load_dataset"
+        assert self._masking is not None, "build_model precedes load_dataset"
         self._check_paths()
         folders = data_folders(cfg.data)
         self.datasets[split] = MaskedAudioDataset(
             join([read_checked(folder / f"{split}.tsv") for folder in folders]),
-            mask_type=cfg.mask_type,
-            mask_ratio=self.model_cfg.random_mask_prob,
-            mask_length=self.model_cfg.mask_length,
+            masking=self._masking._replace(type=cfg.mask_type),
             pad_audio=cfg.pad_audio,
             weights=read_weights(cfg.data_weights, len(folders)),
             **self._clip_settings(cfg, split),

@@ -13,7 +13,7 @@ import torch
 from mae_ast_fairseq.checkpoints.read import build_model, load_autoencoder, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.masking import chunk_mask
+from mae_ast_fairseq.data.masking import Masking, chunk_mask
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.inference.reconstruct import reconstruct
 from mae_ast_fairseq.nn import fbank
@@ -84,7 +84,7 @@ def test_scores_and_pictures_are_the_librarys(corpus, checkpoint, run, drawn) ->
     for index, (clip, picture) in enumerate(zip(summary["clips"], drawn, strict=True)):
         frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
         draws = generator(7, Stream.MASK, index=index)
-        expected = reconstruct(model, frames, 0.6, "chunk_mask", draws)
+        expected = reconstruct(model, frames, Masking("chunk_mask", 0.6), draws)
         assert {name: clip[name] for name in summary["mean"]} == {
             name: getattr(expected, name) for name in ("mse", "baseline", "info_nce", "accuracy", "chance")
         }
@@ -162,7 +162,7 @@ def test_a_manifests_clip_has_its_validation_mask(corpus, checkpoint, run, drawn
     row = [line.split("\t")[0] for line in lines].index(Path(clip["file"]).name)
     frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
     draws = generator(5, Stream.MASK, epoch=0, index=row)
-    expected = reconstruct(load_autoencoder(checkpoint), frames, 0.6, "chunk_mask", draws)
+    expected = reconstruct(load_autoencoder(checkpoint), frames, Masking("chunk_mask", 0.6), draws)
     np.testing.assert_array_equal(drawn[0]["visible"], expected.visible)
 
 
@@ -291,5 +291,5 @@ def test_ssast_is_drawn_too_and_a_classifier_is_refused(corpus, tmp_path, run, m
     (clip,) = run(path, corpus / "00.wav", "--seed", 7)["clips"]
     frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
     draws = generator(7, Stream.MASK, index=0)
-    expected = reconstruct(build_model(read_checkpoint(path)), frames, 0.75, "random_mask", draws)
+    expected = reconstruct(build_model(read_checkpoint(path)), frames, Masking("random_mask", 0.75), draws)
     assert (clip["mse"], clip["info_nce"]) == (expected.mse, expected.info_nce)

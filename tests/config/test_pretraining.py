@@ -134,10 +134,6 @@ def test_a_wrong_model_field_is_named(changes: dict, message: str) -> None:
         ({"max_sample_size": 0}, "task.max_sample_size: 0 was given; expected more than 0"),
         ({"min_sample_size": -5}, "task.min_sample_size: -5 was given; expected more than 0"),
         ({"max_keep_size": 0}, "task.max_keep_size: 0 was given; expected more than 0"),
-        (
-            {"mask_type": "random_mask_batched", "pad_audio": True},
-            "task.pad_audio: true was given with task.mask_type=random_mask_batched",
-        ),
         ({"max_bad_fraction": 1.5}, "task.max_bad_fraction: 1.5 was given; expected 0 to 1"),
     ],
 )

@@ -9,6 +9,7 @@ from mae_ast_fairseq.data.masking import (
     CHUNK_SIDES,
     STRATEGIES,
     Mask,
+    Masking,
     _first_cover,
     check_ratio,
     chunk_mask,
@@ -49,7 +50,7 @@ def covered_by_squares(masked: np.ndarray, side: int) -> np.ndarray:
 @given(size=grid_sizes, ratio=ratios, seed=seeds, span_length=st.integers(1, 20))
 def test_visible_and_masked_partition_the_tokens(strategy, size, ratio, seed, span_length) -> None:
     rows, columns = size
-    mask = STRATEGIES[strategy](rows, columns, ratio, np.random.default_rng(seed), span_length)
+    mask = Masking(strategy, ratio, span_length).draw(rows, columns, np.random.default_rng(seed))
     num_tokens = rows * columns
     assert len(mask.visible) == max(1, int((1 - ratio) * num_tokens))
     assert sorted(np.concatenate(mask).tolist()) == list(range(num_tokens))
@@ -60,7 +61,7 @@ def test_visible_and_masked_partition_the_tokens(strategy, size, ratio, seed, sp
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_generator_alone_decides_a_mask(strategy) -> None:
-    masks = [STRATEGIES[strategy](8, 62, 0.75, np.random.default_rng(seed), 10) for seed in (3, 3, 4)]
+    masks = [Masking(strategy, 0.75).draw(8, 62, np.random.default_rng(seed)) for seed in (3, 3, 4)]
     assert np.array_equal(masks[0].masked, masks[1].masked)
     assert not np.array_equal(masks[0].masked, masks[2].masked)
 
@@ -119,7 +120,7 @@ def test_chunked_patches_lie_in_squares_of_one_drawn_side() -> None:
     for _ in range(300):
         for name, mask in (
             ("chunk", chunk_mask(8, 62, 0.75, generator)),
-            ("random", random_mask(496, 0.75, generator)),
+            ("random", random_mask(8, 62, 0.75, generator)),
         ):
             masked = picture(mask, 8, 62)
             in_squares[name].append((covered_by_squares(masked, 3) & masked).sum() / masked.sum())
@@ -142,7 +143,7 @@ def test_every_side_is_drawn_equally_often() -> None:
 def test_chunked_frames_come_in_spans_of_the_length_asked_for() -> None:
     generator = np.random.default_rng(7)
     spans = [run_lengths(picture(chunk_mask(1, 499, 0.5, generator, 10), 1, 499)[:, 0]) for _ in range(300)]
-    singles = [run_lengths(picture(random_mask(499, 0.5, generator), 1, 499)[:, 0]) for _ in range(300)]
+    singles = [run_lengths(picture(random_mask(1, 499, 0.5, generator), 1, 499)[:, 0]) for _ in range(300)]
     # Inside the clip only the trimmed last span can leave runs shorter than 10: at most 9 tokens of it.
     assert all((inner[1:-1] < 10).sum() <= 9 for inner in spans)
     assert np.mean(np.concatenate(spans)) > 10
@@ -152,7 +153,7 @@ def test_chunked_frames_come_in_spans_of_the_length_asked_for() -> None:
 @given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=6), ratio=ratios, seed=seeds)
 def test_collate_keeps_every_mask_and_pads_with_zero(lengths, ratio, seed) -> None:
     generator = np.random.default_rng(seed)
-    masks = [random_mask(length, ratio, generator) for length in lengths]
+    masks = [random_mask(1, length, ratio, generator) for length in lengths]
     batch = collate(masks)
     for field in ("visible", "masked"):
         padded, padding_mask = getattr(batch, field), getattr(batch, f"{field}_padding_mask")

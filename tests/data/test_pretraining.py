@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mae_ast_fairseq.data import masking
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import read_manifest
+from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.tokens import TokenGrid
@@ -16,12 +16,10 @@ PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 FRAMES = TokenGrid(feature_dim=128, kernel=(128, 2), stride=(128, 2))
 
 
-def make(corpus, split="train", **changes):
+def make(corpus, split="train", mask_type="random_mask", **changes):
     arguments = {
         "grid": PATCHES,
-        "mask_type": "random_mask",
-        "mask_ratio": 0.75,
-        "mask_length": 10,
+        "masking": Masking(mask_type, 0.75),
         "seed": 1,
         "training": split == "train",
         "max_sample_size": 16_000,
@@ -121,5 +119,5 @@ def test_a_broken_file_is_counted_in_its_batch(damaged):
 
 
 def test_every_strategy_of_masking_is_a_mask_type(corpus):
-    for mask_type in masking.STRATEGIES:
+    for mask_type in STRATEGIES:
         assert batch_of(make(corpus, mask_type=mask_type))["ntokens"] > 0

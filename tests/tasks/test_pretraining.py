@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS
+from mae_ast_fairseq.data.masking import STRATEGIES, Mask, Strategy, num_visible
 from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.tasks import base
@@ -193,6 +194,20 @@ def test_other_normalisations_measure_nothing(corpus, monkeypatch):
 def test_a_wrong_field_is_one_error_that_names_it(corpus, override, message):
     with pytest.raises(UserError, match=message):
         build_task(corpus, override)
+
+
+def test_a_strategy_of_masking_is_a_function_and_an_entry(corpus, monkeypatch):
+    def hide_the_end(rows, columns, ratio, rng, span_length):
+        return Mask(*np.split(np.arange(rows * columns), [num_visible(rows * columns, ratio)]))
+
+    monkeypatch.setitem(STRATEGIES, "hide_the_end", Strategy(hide_the_end, shared=True))
+    task, _ = build_task(corpus, "task.mask_type=hide_the_end", "task.pad_audio=false")
+    for batch in epochs(task, num_epochs=1)[0]:
+        num_visible_tokens = batch["net_input"]["visible"].shape[1]
+        assert (batch["net_input"]["visible"] == torch.arange(num_visible_tokens)).all()
+        assert (batch["net_input"]["masked"][:, 0] == num_visible_tokens).all()
+    with pytest.raises(UserError, match=r"task\.pad_audio: true .*mask_type=hide_the_end"):
+        build_task(corpus, "task.mask_type=hide_the_end", "task.pad_audio=true")
 
 
 def test_retain_spans_is_known_on_loading_and_refused_for_pretraining(corpus):
