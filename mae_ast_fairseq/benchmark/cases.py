@@ -117,7 +117,7 @@ def build_model(recipe: Recipe, key: ModelKey, device: torch.device) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = recipe.kind.build(fields_of(recipe, key), recipe.feature_dim)
-    model.batch_norm.set_statistics(LOG_MEL_MEAN, LOG_MEL_STD)  # type: ignore[operator,union-attr]
+    model.batch_norm.set_statistics(LOG_MEL_MEAN, LOG_MEL_STD)
     return model.to(device=device, dtype=PRECISIONS[key.precision]).train()
 
 

@@ -20,7 +20,7 @@ from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.positions import sinusoidal_positions
 
 _TABLES = {"enc": "enc_sine_pos_embed.pe", "dec": "dec_sine_pos_embed.pe"}
-_OF_OURS_ONLY = ("normalization", "decoder_ffn_embed_dim", "decoder_attention_heads", "head_init_scale")
+_OF_OURS_ONLY = ("normalization", "decoder_type", "decoder_ffn_embed_dim", "decoder_attention_heads", "head_init_scale")
 
 
 @dataclass
@@ -134,6 +134,8 @@ def inexpressible(fields: MaeAstFields, released: Optional[Released]) -> Optiona
     """Return the first field whose value the released layout has no place for; None where all have one."""
     if fields.normalization == "utterance":
         return Inexpressible("normalization", "'utterance'", "dataset or batch, whose statistics are in the weights")
+    if fields.decoder_type != "transformer":
+        return Inexpressible("decoder_type", repr(fields.decoder_type), "'transformer'")
     for name, encoders in (
         ("decoder_ffn_embed_dim", fields.encoder_ffn_embed_dim),
         ("decoder_attention_heads", fields.encoder_attention_heads),

@@ -64,6 +64,7 @@ class MaskingFields:
 class MaeAstFields(MaskingFields, EncoderFields):
     """Fields of the `mae_ast` model."""
 
+    decoder_type: str = option("transformer", "what predicts the masked tokens: transformer")
     decoder_layers: int = option(2, "layers of the decoder")
     decoder_embed_dim: int = option(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
     decoder_ffn_embed_dim: int = option(0, "width of the decoder's feed-forward layers; 0: as the encoder")

@@ -8,7 +8,7 @@ from fairseq.models import BaseFairseqModel, register_model
 
 from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import autoencoder_arguments, unused_released_keys
+from mae_ast_fairseq.nn.build import build_autoencoder, unused_released_keys
 
 
 @dataclass
@@ -23,7 +23,7 @@ class MaeAstModel(MaskedAutoencoder, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: MaeAstConfig, task: Any = None) -> "MaeAstModel":
         """Build the model of `cfg`; `task.cfg.feature_dim` gives the number of Mel bands."""
-        return cls(**autoencoder_arguments(cfg, task.cfg.feature_dim))
+        return build_autoencoder(cls, cfg, task.cfg.feature_dim)
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """Leave out, in place, the tensors of released files that the model has no use for."""

@@ -7,7 +7,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
 from mae_ast_fairseq.config.pretraining import SsastFields
-from mae_ast_fairseq.nn.build import ssast_arguments
+from mae_ast_fairseq.nn.build import build_ssast
 from mae_ast_fairseq.nn.ssast import Ssast
 
 
@@ -23,4 +23,4 @@ class SsastModel(Ssast, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: SsastConfig, task: Any = None) -> "SsastModel":
         """Build the model of `cfg`; `task.cfg.feature_dim` gives the number of Mel bands."""
-        return cls(**ssast_arguments(cfg, task.cfg.feature_dim))
+        return build_ssast(cls, cfg, task.cfg.feature_dim)

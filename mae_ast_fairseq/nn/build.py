@@ -1,7 +1,7 @@
 """Builds the torch modules from the plain config fields; the only place below the registered classes that sees them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
@@ -20,13 +20,14 @@ from mae_ast_fairseq.config.pretraining import (
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.classifier import AudioClassifier
-from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
-from mae_ast_fairseq.nn.normalization import STATISTICS
-from mae_ast_fairseq.nn.positions import LearnedPositions, Positions, SinusoidalPositions
+from mae_ast_fairseq.nn.encoder import EncoderParts, SpectrogramEncoder
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
+from mae_ast_fairseq.nn.positions import LearnedPositions, NoPositions, Positions, SinusoidalPositions
 from mae_ast_fairseq.nn.readout import check_readout, parse_layers
 from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.nn.transformer import ACTIVATIONS, TransformerLayer, TransformerStack
+from mae_ast_fairseq.rng import Stream
 
 UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
 """Tensors that released checkpoints carry and no forward pass reads; positions are computed."""
@@ -41,7 +42,16 @@ def build_grid(fields: EncoderFields, feature_dim: int) -> TokenGrid:
     )
 
 
-def build_stack(fields: EncoderFields, *, num_layers: int, width: int, ffn_width: int, heads: int) -> TransformerStack:
+def build_stack(
+    fields: EncoderFields,
+    *,
+    num_layers: int,
+    width: int,
+    ffn_width: int,
+    heads: int,
+    layer_drop: float,
+    layer_drop_stream: Stream,
+) -> TransformerStack:
     """Return a stack of transformer layers with the dropouts and LayerNorm place of a model's fields."""
     layers = [
         TransformerLayer(
@@ -62,10 +72,12 @@ def build_stack(fields: EncoderFields, *, num_layers: int, width: int, ffn_width
         dropout=fields.dropout,
         layer_norm_first=fields.layer_norm_first,
         checkpoint_activations=fields.checkpoint_activations,
+        layer_drop=layer_drop,
+        layer_drop_stream=layer_drop_stream,
     )
 
 
-def build_positions(kind: str, fields: EncoderFields, grid: TokenGrid, width: int) -> Optional[Positions]:
+def build_positions(kind: str, fields: EncoderFields, grid: TokenGrid, width: int) -> Positions:
     """Return the positions of a choice of `model.positions`, for tokens of a width."""
     require_choice("model.positions", kind, POSITIONS)
     return POSITIONS[kind](fields, grid, width)
@@ -81,84 +93,96 @@ def _learned(fields: EncoderFields, grid: TokenGrid, width: int) -> LearnedPosit
     return LearnedPositions(width=width, num_positions=fields.max_token_length, rows=grid.rows)
 
 
-POSITIONS: dict[str, Callable[[EncoderFields, TokenGrid, int], Optional[Positions]]] = {
+POSITIONS: dict[str, Callable[[EncoderFields, TokenGrid, int], Positions]] = {
     "sinusoidal": _sinusoidal,
     "learned": _learned,
-    "none": lambda fields, grid, width: None,
+    "none": lambda fields, grid, width: NoPositions(),
 }
 """The choices of `model.positions`."""
 
 
-def encoder_arguments(fields: EncoderFields, feature_dim: int, positions: str) -> dict[str, Any]:
-    """Return the keywords of SpectrogramEncoder for a model's fields; raises ConfigError where they are wrong."""
+def encoder_parts(fields: EncoderFields, feature_dim: int, positions: str) -> EncoderParts:
+    """Return what an encoder is put together from; raises ConfigError where a model's fields are wrong."""
     require_choice("model.activation_fn", fields.activation_fn, ACTIVATIONS)
-    require_choice("model.normalization", fields.normalization, STATISTICS)
+    require_choice("model.normalization", fields.normalization, NORMALIZATIONS)
     grid = build_grid(fields, feature_dim)
-    encoder = build_stack(
+    stack = build_stack(
         fields,
         num_layers=fields.encoder_layers,
         width=fields.encoder_embed_dim,
         ffn_width=fields.encoder_ffn_embed_dim,
         heads=fields.encoder_attention_heads,
+        layer_drop=fields.encoder_layerdrop,
+        layer_drop_stream=Stream.ENCODER_LAYER_DROP,
     )
-    return {
-        "grid": grid,
-        "encoder": encoder,
-        "width": fields.encoder_embed_dim,
-        "positions": build_positions(positions, fields, grid, fields.encoder_embed_dim),
-        "normalization": fields.normalization,
-        "dropout_input": fields.dropout_input,
-        "encoder_layer_drop": fields.encoder_layerdrop,
-    }
+    return EncoderParts(
+        grid=grid,
+        normalization=NORMALIZATIONS[fields.normalization](),
+        positions=build_positions(positions, fields, grid, stack.width),
+        dropout_input=fields.dropout_input,
+        stack=stack,
+    )
 
 
-def autoencoder_arguments(fields: MaeAstFields, feature_dim: int) -> dict[str, Any]:
-    """Return the keywords of MaskedAutoencoder for a model's fields; raises ConfigError where they are wrong."""
-    check_mae_ast(fields)
-    require_positive("model.random_mask_prob", fields.random_mask_prob)  # pretraining asks for less than 1 too
-    arguments = encoder_arguments(fields, feature_dim, "sinusoidal" if fields.enc_sine_pos else "none")
-    decoder = build_stack(
+def _transformer_decoder(fields: MaeAstFields) -> TransformerStack:
+    return build_stack(
         fields,
         num_layers=fields.decoder_layers,
         width=fields.decoder_embed_dim,
         ffn_width=fields.decoder_ffn_embed_dim or fields.encoder_ffn_embed_dim,
         heads=fields.decoder_attention_heads or fields.encoder_attention_heads,
+        layer_drop=fields.decoder_layerdrop,
+        layer_drop_stream=Stream.DECODER_LAYER_DROP,
     )
-    kind = "sinusoidal" if fields.dec_sine_pos else "none"
-    return {
-        **arguments,
-        "decoder": decoder,
-        "decoder_width": fields.decoder_embed_dim,
-        "project_encoded": fields.use_post_enc_proj,
-        "decoder_layer_drop": fields.decoder_layerdrop,
-        "decoder_positions": build_positions(kind, fields, arguments["grid"], fields.decoder_embed_dim),
-        "head_init_scale": fields.head_init_scale,
-    }
 
 
-def ssast_arguments(fields: SsastFields, feature_dim: int) -> dict[str, Any]:
-    """Return the keywords of Ssast for a model's fields; raises ConfigError where they are wrong."""
+DECODERS: dict[str, Callable[[MaeAstFields], nn.Module]] = {"transformer": _transformer_decoder}
+"""The choices of `model.decoder_type`: each builds a module that is called as MaskedAutoencoder calls its decoder."""
+
+Autoencoder = TypeVar("Autoencoder", bound=MaskedAutoencoder)
+AnySsast = TypeVar("AnySsast", bound=Ssast)
+Classifier = TypeVar("Classifier", bound=AudioClassifier)
+
+
+def build_autoencoder(module: type[Autoencoder], fields: MaeAstFields, feature_dim: int) -> Autoencoder:
+    """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
+    check_mae_ast(fields)
+    require_positive("model.random_mask_prob", fields.random_mask_prob)  # pretraining asks for less than 1 too
+    require_choice("model.decoder_type", fields.decoder_type, DECODERS)
+    parts = encoder_parts(fields, feature_dim, "sinusoidal" if fields.enc_sine_pos else "none")
+    width, positions = fields.decoder_embed_dim, "sinusoidal" if fields.dec_sine_pos else "none"
+    return module(
+        parts,
+        decoder=DECODERS[fields.decoder_type](fields),
+        decoder_width=width,
+        decoder_positions=build_positions(positions, fields, parts.grid, width),
+        project_encoded=fields.use_post_enc_proj,
+        head_init_scale=fields.head_init_scale,
+    )
+
+
+def build_ssast(module: type[AnySsast], fields: SsastFields, feature_dim: int) -> AnySsast:
+    """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
     check_encoder(fields)
     require_positive("model.random_mask_prob", fields.random_mask_prob)
-    arguments = encoder_arguments(fields, feature_dim, "learned")
-    return {**arguments, "head_init_scale": fields.head_init_scale}
+    return module(encoder_parts(fields, feature_dim, "learned"), head_init_scale=fields.head_init_scale)
 
 
-def classifier_arguments(fields: ClassifierFields, feature_dim: int) -> dict[str, Any]:
-    """Return the keywords of AudioClassifier for a model's fields; raises ConfigError where they are wrong."""
+def build_classifier(module: type[Classifier], fields: ClassifierFields, feature_dim: int) -> Classifier:
+    """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
     check_encoder(fields)
     if not fields.labels:
         raise ConfigError("model.labels: there are none; expected the names of the classes, as in labels.txt")
-    arguments = encoder_arguments(fields, feature_dim, fields.positions)
-    check_readout("model.readout", fields.readout, arguments["grid"].rows)
-    return {
-        **arguments,
-        "readout": fields.readout,
-        "readout_layers": parse_layers(str(fields.readout_layers)),
-        "num_classes": len(fields.labels),
-        "multi_label": fields.multi_label,
-        "head_dropout": fields.head_dropout,
-    }
+    parts = encoder_parts(fields, feature_dim, fields.positions)
+    check_readout("model.readout", fields.readout, parts.grid.rows)
+    return module(
+        parts,
+        num_classes=len(fields.labels),
+        multi_label=fields.multi_label,
+        head_dropout=fields.head_dropout,
+        readout=fields.readout,
+        readout_layers=parse_layers(str(fields.readout_layers)),
+    )
 
 
 class ModelSpec(NamedTuple):
@@ -168,18 +192,18 @@ class ModelSpec(NamedTuple):
     """the dataclass of its fields"""
     module: type[SpectrogramEncoder]
     """its torch module"""
-    arguments: Callable[[Any, int], dict[str, Any]]
-    """(fields, feature_dim) -> the module's keywords"""
+    builder: Callable[[Any, Any, int], SpectrogramEncoder]
+    """(module, fields, feature_dim) -> the model"""
 
-    def build(self, fields: EncoderFields, feature_dim: int) -> nn.Module:
+    def build(self, fields: EncoderFields, feature_dim: int) -> SpectrogramEncoder:
         """Return the model of some fields; raises ConfigError where they are wrong."""
-        return self.module(**self.arguments(fields, feature_dim))
+        return self.builder(self.module, fields, feature_dim)
 
 
 MODELS = {
-    "mae_ast": ModelSpec(MaeAstFields, MaskedAutoencoder, autoencoder_arguments),
-    "ssast": ModelSpec(SsastFields, Ssast, ssast_arguments),
-    "mae_ast_classifier": ModelSpec(ClassifierFields, AudioClassifier, classifier_arguments),
+    "mae_ast": ModelSpec(MaeAstFields, MaskedAutoencoder, build_autoencoder),
+    "ssast": ModelSpec(SsastFields, Ssast, build_ssast),
+    "mae_ast_classifier": ModelSpec(ClassifierFields, AudioClassifier, build_classifier),
 }
 """The models by the names they are registered and saved with."""
 

@@ -1,11 +1,11 @@
 """A classifier of clips: what is read out of the encoder's hidden states, and one linear layer (paper section 3.3)."""
 
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.encoder import EncoderParts, SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers, read_out, readout_width
 
 
@@ -13,25 +13,25 @@ class AudioClassifier(SpectrogramEncoder):
     """Scores the classes of a clip; with learned positions and random weights to begin with, this is AST.
 
     Args:
+        parts: the encoder's; patches may overlap.
         num_classes: K.
         multi_label: a clip may belong to many classes.
         head_dropout: dropout of what is read out.
         readout: a key of READOUTS; the paper's is the mean.
         readout_layers: the layers that are read out, one after another; the paper's is LAST.
-        encoder_arguments: the keywords of SpectrogramEncoder; patches may overlap.
     """
 
     def __init__(
         self,
+        parts: EncoderParts,
         *,
         num_classes: int,
         multi_label: bool = False,
         head_dropout: float = 0.0,
         readout: str = "mean",
         readout_layers: Layers = LAST,
-        **encoder_arguments: Any,
     ):
-        super().__init__(**encoder_arguments)
+        super().__init__(parts)
         self.multi_label = multi_label
         self.readout = readout
         self.readout_layers = readout_layers

@@ -12,7 +12,6 @@ from mae_ast_fairseq.nn.positions import Positions
 from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers
 from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.nn.transformer import TransformerStack, gather_tokens
-from mae_ast_fairseq.rng import Stream, generator
 
 
 class Features(NamedTuple):
@@ -44,39 +43,33 @@ class LayerFeatures(NamedTuple):
     """[B, L] bool, True = padding; None where nothing is padded"""
 
 
+class EncoderParts(NamedTuple):
+    """What a SpectrogramEncoder is put together from."""
+
+    grid: TokenGrid
+    """how frames become tokens"""
+    normalization: InputNormalization
+    """of the log-Mel frames"""
+    positions: Positions
+    """added to the tokens"""
+    dropout_input: float
+    """dropout of the projected tokens when masking"""
+    stack: TransformerStack
+    """the transformer layers, of width C"""
+
+
 class SpectrogramEncoder(nn.Module):
-    """Encodes log-Mel spectrograms: what MAE-AST, SSAST and the classifier have in common.
+    """Encodes log-Mel spectrograms: what MAE-AST, SSAST and the classifier have in common."""
 
-    Args:
-        grid: how frames become tokens.
-        encoder: the stack of transformer layers.
-        width: C of the encoder.
-        positions: adds positions to the tokens; None: nothing is added.
-        normalization: `dataset`, `batch` or `utterance`.
-        dropout_input: dropout of the projected tokens when masking.
-        encoder_layer_drop: probability of leaving out an encoder layer in an update.
-    """
-
-    def __init__(
-        self,
-        *,
-        grid: TokenGrid,
-        encoder: TransformerStack,
-        width: int,
-        positions: Optional[Positions] = None,
-        normalization: str = "batch",
-        dropout_input: float = 0.0,
-        encoder_layer_drop: float = 0.0,
-    ):
+    def __init__(self, parts: EncoderParts):
         super().__init__()
-        self.grid = grid
-        self.width = width
-        self.batch_norm = InputNormalization(statistics=normalization)
-        self.post_extract_proj = nn.Linear(grid.patch_size, width)
-        self.dropout_input = nn.Dropout(dropout_input)
-        self.positions = positions
-        self.encoder = encoder
-        self.encoder_layer_drop = encoder_layer_drop
+        self.grid = parts.grid
+        self.width = parts.stack.width
+        self.batch_norm = parts.normalization
+        self.post_extract_proj = nn.Linear(self.grid.patch_size, self.width)
+        self.dropout_input = nn.Dropout(parts.dropout_input)
+        self.positions = parts.positions
+        self.encoder = parts.stack
         self.num_updates: Optional[int] = None
 
     @property
@@ -90,6 +83,9 @@ class SpectrogramEncoder(nn.Module):
         Where nobody tells, as in plain PyTorch, it is drawn from torch's own generator on the CPU.
         """
         self.num_updates = num_updates
+        for module in self.modules():
+            if isinstance(module, TransformerStack):
+                module.num_updates = num_updates
 
     def patches(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> Tensor:
         """Cut [B, T, F] log-Mel frames into normalised patches [B, L, P] float32."""
@@ -119,17 +115,7 @@ class SpectrogramEncoder(nn.Module):
         tokens = self.project(patches)
         if masking:
             tokens = self.dropout_input(tokens)
-        return self.add_positions(tokens, num_tokens, indices, padding_mask)
-
-    def add_positions(
-        self,
-        tokens: Tensor,
-        num_tokens: int,
-        indices: Optional[Tensor] = None,
-        padding_mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        """Add positions to tokens [B, N, C], which stand at `indices` [B, N] of L tokens; none where there are none."""
-        return tokens if self.positions is None else self.positions(tokens, num_tokens, indices, padding_mask)
+        return self.positions(tokens, num_tokens, indices, padding_mask)
 
     def embed_visible(
         self,
@@ -148,17 +134,7 @@ class SpectrogramEncoder(nn.Module):
         self, tokens: Tensor, padding_mask: Optional[Tensor] = None, output_layer: Optional[int] = None
     ) -> Tensor:
         """Run the encoder's stack over embedded tokens [B, N, C]; `padding_mask` [B, N] bool, True = padding."""
-        kept_layers = self._kept_layers(self.encoder, self.encoder_layer_drop, Stream.ENCODER_LAYER_DROP)
-        return self.encoder(tokens, padding_mask, kept_layers=kept_layers, output_layer=output_layer)
-
-    def _kept_layers(self, stack: TransformerStack, rate: float, stream: Stream) -> Optional[list[bool]]:
-        if not self.training or rate == 0:
-            return None
-        if self.num_updates is None:
-            draws = torch.rand(len(stack.layers)).tolist()
-        else:
-            draws = generator(0, stream, index=self.num_updates).random(len(stack.layers)).tolist()
-        return [draw >= rate for draw in draws]
+        return self.encoder(tokens, padding_mask, output_layer=output_layer)
 
     def extract_features(
         self,
@@ -205,8 +181,7 @@ class SpectrogramEncoder(nn.Module):
         patches, tokens_mask = self._read(source, padding_mask)
         tokens = self.embed(patches, patches.shape[1], padding_mask=tokens_mask)
         layers: list[Tensor] = []
-        kept_layers = self._kept_layers(self.encoder, self.encoder_layer_drop, Stream.ENCODER_LAYER_DROP)
-        features = self.encoder(tokens, tokens_mask, kept_layers=kept_layers, collect=layers)
+        features = self.encoder(tokens, tokens_mask, collect=layers)
         return HiddenStates(layers, features, tokens_mask)
 
     def layer_features(self, source: Tensor, padding_mask: Optional[Tensor], layers: Layers) -> LayerFeatures:

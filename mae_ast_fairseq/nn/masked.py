@@ -6,8 +6,23 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.encoder import Features, SpectrogramEncoder
+from mae_ast_fairseq.nn.encoder import EncoderParts, Features, SpectrogramEncoder
 from mae_ast_fairseq.nn.transformer import gather_tokens
+
+
+class TokenPlaces(NamedTuple):
+    """Where the tokens of a batch stand in the full sequences of L tokens."""
+
+    num_tokens: int
+    """L"""
+    visible: Tensor
+    """[B, V] indices, ascending"""
+    visible_padding_mask: Optional[Tensor]
+    """[B, V] bool, True = padding; None where nothing is padded"""
+    masked: Tensor
+    """[B, M] indices, ascending"""
+    token_padding_mask: Optional[Tensor]
+    """[B, L] bool, True = padding; None where nothing is padded"""
 
 
 class Predictions(NamedTuple):
@@ -23,21 +38,24 @@ class Predictions(NamedTuple):
     """[B, M] bool, True = padding; None where nothing is padded"""
     encoded: Features
     """what the encoder gave: of the visible tokens, [B, V, C], in MAE-AST, of all in SSAST"""
+    places: TokenPlaces
+    """where visible and masked tokens stand"""
 
     def of_first(self, num_clips: int) -> "Predictions":
         """Return those of the first clips of the batch."""
+
+        def cut(part: Any) -> Any:
+            return part[:num_clips] if torch.is_tensor(part) else part
+
         return Predictions(
-            *(None if part is None else part[:num_clips] for part in self[:-1]),  # type: ignore[arg-type]
-            encoded=Features(*(None if part is None else part[:num_clips] for part in self.encoded)),  # type: ignore[arg-type]
+            *map(cut, self[:4]), encoded=Features(*map(cut, self.encoded)), places=TokenPlaces(*map(cut, self.places))
         )
 
 
 class MaskedPredictor(SpectrogramEncoder):
     """Encodes what a mask leaves of a spectrogram, and predicts the masked tokens by two heads.
 
-    A subclass makes the heads, [..., C] -> [..., P] each.
-
-    Args: those of SpectrogramEncoder; its grid is without overlap.
+    A subclass makes the heads, [..., C] -> [..., P] each. The grid is without overlap.
     """
 
     final_proj_reconstruction: Optional[nn.Module]
@@ -45,8 +63,8 @@ class MaskedPredictor(SpectrogramEncoder):
     final_proj_classification: Optional[nn.Module]
     """predicts what InfoNCE compares with the patches"""
 
-    def __init__(self, **encoder_arguments: Any):
-        super().__init__(**encoder_arguments)
+    def __init__(self, parts: EncoderParts):
+        super().__init__(parts)
         self.grid.require_no_overlap()
 
     def forward(
@@ -71,9 +89,10 @@ class MaskedPredictor(SpectrogramEncoder):
         assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
         patches = self.patches(source, padding_mask)
         tokens_mask = self.token_padding_mask(padding_mask)
+        places = TokenPlaces(patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
         embedded = self.embed_visible(patches, visible, visible_padding_mask, tokens_mask)
         encoded = self.encode(*embedded)
-        decoded = self.forward_decoder(encoded, patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
+        decoded = self.forward_decoder(encoded, places)
         assert self.final_proj_reconstruction is not None and self.final_proj_classification is not None
         return Predictions(
             reconstruction=self.final_proj_reconstruction(decoded),
@@ -81,6 +100,7 @@ class MaskedPredictor(SpectrogramEncoder):
             target=gather_tokens(patches, masked),
             padding_mask=masked_padding_mask,
             encoded=Features(encoded, embedded.token_padding_mask),
+            places=places,
         )
 
     def scale_heads(self, scale: float) -> None:
@@ -97,15 +117,7 @@ class MaskedPredictor(SpectrogramEncoder):
                 last.bias.mul_(scale)
 
     @abstractmethod
-    def forward_decoder(
-        self,
-        encoded: Tensor,
-        num_tokens: int,
-        visible: Tensor,
-        visible_padding_mask: Optional[Tensor],
-        masked: Tensor,
-        token_padding_mask: Optional[Tensor],
-    ) -> Tensor:
+    def forward_decoder(self, encoded: Tensor, places: TokenPlaces) -> Tensor:
         """Turn what the encoder gives into what the heads read: [B, M, C] at the masked tokens."""
 
     def remove_pretraining_modules(self) -> None:

@@ -1,7 +1,7 @@
 """Positions of tokens, for any number of them: fixed sin/cos (Vaswani et al. 2017, section 3.5) and learned."""
 
 import math
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -18,32 +18,15 @@ def sinusoidal_positions(num_positions: int, width: int) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # [N, C / 2, 2] -> [N, C]
 
 
-def _add(tokens: Tensor, positions: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
-    """Add positions to tokens [B, N, C], zero at padding."""
-    if padding_mask is not None:
-        positions = positions.masked_fill(padding_mask[..., None], 0.0)
-    return tokens + positions.to(tokens.dtype)
+class Positions(nn.Module):
+    """Adds each token the position of its index in the full sequence."""
 
+    def full_table(self, num_tokens: int, padding_mask: Optional[Tensor]) -> Tensor:
+        """Return the positions [L, C] of a full sequence of L tokens, or [B, L, C] of clips of their own lengths.
 
-class SinusoidalPositions(nn.Module):
-    """Adds each token the position of its index in the full sequence.
-
-    Args:
-        width: C.
-        max_tokens: positions computed in advance; a longer sequence extends the table for good.
-    """
-
-    table: Tensor
-
-    def __init__(self, *, width: int, max_tokens: int):
-        super().__init__()
-        self.width = width
-        self.register_buffer("table", sinusoidal_positions(max_tokens, width), persistent=False)
-
-    def _table(self, num_tokens: int) -> Tensor:
-        if num_tokens > self.table.shape[0]:
-            self.table = sinusoidal_positions(num_tokens, self.width).to(self.table)
-        return self.table[:num_tokens]
+        padding_mask: [B, L] bool, True = padding; None where nothing is padded or the lengths are not known.
+        """
+        raise NotImplementedError
 
     def forward(
         self,
@@ -60,11 +43,45 @@ class SinusoidalPositions(nn.Module):
             indices: [B, N] the tokens' indices in the full sequence; None where N = L.
             padding_mask: [B, N] bool, True = padding, which is given position zero.
         """
-        table = self._table(num_tokens)
-        return _add(tokens, table if indices is None else table[indices], padding_mask)  # [L, C] or [B, N, C]
+        positions = self.full_table(num_tokens, padding_mask if indices is None else None)
+        if indices is not None:
+            positions = positions[indices]  # [B, N, C]
+        if padding_mask is not None:
+            positions = positions.masked_fill(padding_mask[..., None], 0.0)
+        return tokens + positions.to(tokens.dtype)
 
 
-class LearnedPositions(nn.Module):
+class NoPositions(Positions):
+    """Adds nothing."""
+
+    def forward(self, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the tokens."""
+        return tokens
+
+
+class SinusoidalPositions(Positions):
+    """Adds fixed positions, sines and cosines.
+
+    Args:
+        width: C.
+        max_tokens: positions computed in advance; a longer sequence extends the table for good.
+    """
+
+    table: Tensor
+
+    def __init__(self, *, width: int, max_tokens: int):
+        super().__init__()
+        self.width = width
+        self.register_buffer("table", sinusoidal_positions(max_tokens, width), persistent=False)
+
+    def full_table(self, num_tokens: int, padding_mask: Optional[Tensor]) -> Tensor:
+        """Return the first rows of the table: [L, C]."""
+        if num_tokens > self.table.shape[0]:
+            self.table = sinusoidal_positions(num_tokens, self.width).to(self.table)
+        return self.table[:num_tokens]
+
+
+class LearnedPositions(Positions):
     """Adds each token the learned position of its index: SSAST's and AST's.
 
     A clip of fewer columns of tokens takes the first ones; over one of more, all columns are stretched (linear
@@ -82,30 +99,17 @@ class LearnedPositions(nn.Module):
         self.rows = rows
         self.table = nn.Parameter(torch.empty(num_positions, width).normal_(std=INITIAL_STD))
 
-    def forward(
-        self,
-        tokens: Tensor,
-        num_tokens: int,
-        indices: Optional[Tensor] = None,
-        padding_mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        """Return tokens + positions, as SinusoidalPositions does.
-
-        Tokens given by `indices` are those of clips of `num_tokens` tokens each.
-        """
+    def full_table(self, num_tokens: int, padding_mask: Optional[Tensor]) -> Tensor:
+        """Return the first ones, [L, C], or all of them stretched: [L, C], or [B, L, C] by the clips' own lengths."""
         if num_tokens <= len(self.table):
-            positions = self.table[:num_tokens]  # [L, C]
-        else:
-            lengths = None if indices is not None or padding_mask is None else (~padding_mask).sum(dim=1)
-            positions = self._stretched(num_tokens, lengths)  # [1, L, C] or [B, L, C]
-        if indices is not None:
-            positions = positions.reshape(num_tokens, -1)[indices]  # [B, N, C]
-        return _add(tokens, positions, padding_mask)
+            return self.table[:num_tokens]
+        if padding_mask is None:
+            whole = torch.full((1,), num_tokens, device=self.table.device)
+            return self._stretched(num_tokens, whole)[0]
+        return self._stretched(num_tokens, (~padding_mask).sum(dim=1))
 
-    def _stretched(self, num_tokens: int, lengths: Optional[Tensor]) -> Tensor:
-        """Interpolate for clips of `lengths` [B] tokens, or one of `num_tokens`: [B, L, C] or [1, L, C]."""
-        if lengths is None:
-            lengths = torch.full((1,), num_tokens, device=self.table.device)
+    def _stretched(self, num_tokens: int, lengths: Tensor) -> Tensor:
+        """Interpolate for clips of `lengths` [B] tokens, of which the longest has `num_tokens`: [B, L, C]."""
         table = self.table.unflatten(0, (-1, self.rows))  # [columns, rows, C]
         own, num_columns = len(table), num_tokens // self.rows
         scale = own / (lengths // self.rows).clamp(min=own)  # 1 where the learned ones suffice
@@ -115,9 +119,6 @@ class LearnedPositions(nn.Module):
         above = (below + 1).clamp(max=own - 1)
         weight = (place - below)[..., None, None].to(table.dtype)
         return table[below].lerp(table[above], weight).flatten(1, 2)  # [B, L / rows, rows, C] -> [B, L, C]
-
-
-Positions = SinusoidalPositions | LearnedPositions
 
 
 def resize_positions(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

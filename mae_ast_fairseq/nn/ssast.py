@@ -4,13 +4,13 @@ A controlled comparison rather than a copy: tokens, masks, layers and losses are
 and one pass gives both predictions.
 """
 
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.encoder import Features
-from mae_ast_fairseq.nn.masked import MaskedPredictor
+from mae_ast_fairseq.nn.encoder import EncoderParts, Features
+from mae_ast_fairseq.nn.masked import MaskedPredictor, TokenPlaces
 from mae_ast_fairseq.nn.transformer import INITIAL_STD, gather_tokens, scatter_tokens
 
 
@@ -18,28 +18,20 @@ class Ssast(MaskedPredictor):
     """SSAST: encodes the full sequence, one learned embedding in the masked tokens' place, and predicts those.
 
     Args:
+        parts: the encoder's; its grid is without overlap.
         head_init_scale: the heads' initial weights, as a multiple of torch's.
-        encoder_arguments: the keywords of SpectrogramEncoder; its grid is without overlap.
     """
 
-    def __init__(self, *, head_init_scale: float = 1.0, **encoder_arguments: Any):
-        super().__init__(**encoder_arguments)
+    def __init__(self, parts: EncoderParts, *, head_init_scale: float = 1.0):
+        super().__init__(parts)
         self.mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_STD))
         self.final_proj_reconstruction = _head(self.width, self.grid.patch_size)
         self.final_proj_classification = _head(self.width, self.grid.patch_size)
         self.scale_heads(head_init_scale)
 
-    def forward_decoder(
-        self,
-        encoded: Tensor,
-        num_tokens: int,
-        visible: Tensor,
-        visible_padding_mask: Optional[Tensor],
-        masked: Tensor,
-        token_padding_mask: Optional[Tensor],
-    ) -> Tensor:
+    def forward_decoder(self, encoded: Tensor, places: TokenPlaces) -> Tensor:
         """Pick the masked ones of all encoded tokens: there is no decoder."""
-        return gather_tokens(encoded, masked)
+        return gather_tokens(encoded, places.masked)
 
     def embed_visible(
         self,
@@ -53,7 +45,7 @@ class Ssast(MaskedPredictor):
         num_tokens = patches.shape[1]
         projected = self.project(gather_tokens(patches, visible))
         tokens = scatter_tokens(self.mask_emb, projected, num_tokens, visible, visible_padding_mask)
-        tokens = self.add_positions(self.dropout_input(tokens), num_tokens, padding_mask=token_padding_mask)
+        tokens = self.positions(self.dropout_input(tokens), num_tokens, padding_mask=token_padding_mask)
         return Features(tokens, token_padding_mask)
 
     def remove_pretraining_modules(self) -> None:

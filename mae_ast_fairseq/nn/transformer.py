@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mae_ast_fairseq.rng import Stream, generator
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 """The choices of `model.activation_fn`; gelu is the exact one, by erf."""
 
@@ -180,6 +182,8 @@ class TransformerStack(nn.Module):
         dropout: at the stack's input.
         layer_norm_first: pre-LayerNorm.
         checkpoint_activations: recompute each layer in the backward pass.
+        layer_drop: probability of leaving out a layer in an update.
+        layer_drop_stream: what the draws for that come from.
     """
 
     def __init__(
@@ -190,13 +194,30 @@ class TransformerStack(nn.Module):
         dropout: float,
         layer_norm_first: bool,
         checkpoint_activations: bool = False,
+        layer_drop: float = 0.0,
+        layer_drop_stream: Stream = Stream.ENCODER_LAYER_DROP,
     ):
         super().__init__()
+        self.width = width
         self.layers = nn.ModuleList(layers)
         self.layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm_first = layer_norm_first
         self.checkpoint_activations = checkpoint_activations
+        self.layer_drop = layer_drop
+        self.layer_drop_stream = layer_drop_stream
+        self.num_updates: Optional[int] = None
+        """the update that layer drop is drawn from, alike on all processes; None: torch's generator draws"""
+
+    def _kept_layers(self) -> list[bool]:
+        num_layers = len(self.layers)
+        if not self.training or self.layer_drop == 0:
+            return [True] * num_layers
+        if self.num_updates is None:
+            numbers = torch.rand(num_layers).tolist()
+        else:
+            numbers = generator(0, self.layer_drop_stream, index=self.num_updates).random(num_layers).tolist()
+        return [number >= self.layer_drop for number in numbers]
 
     def forward(
         self,
@@ -204,7 +225,6 @@ class TransformerStack(nn.Module):
         padding_mask: Optional[Tensor] = None,
         *,
         at: Optional[Tensor] = None,
-        kept_layers: Optional[Sequence[bool]] = None,
         output_layer: Optional[int] = None,
         collect: Optional[list[Tensor]] = None,
     ) -> Tensor:
@@ -214,7 +234,6 @@ class TransformerStack(nn.Module):
             tokens: [B, L, C].
             padding_mask: [B, L] bool, True = padding; None where nothing is padded.
             at: [B, N] indices; the last layer is computed, and the output given, only there.
-            kept_layers: one bool a layer, False leaves it out (layer drop); None keeps all.
             output_layer: return the output of this layer, counted from 1, before any LayerNorm of the stack's end.
             collect: a list that takes the output of each layer, likewise.
 
@@ -225,9 +244,9 @@ class TransformerStack(nn.Module):
         if not self.layer_norm_first:
             tokens = self.layer_norm(tokens)
         tokens = self.dropout(tokens)
-        for number, layer in enumerate(self.layers, start=1):
+        for number, (layer, is_kept) in enumerate(zip(self.layers, self._kept_layers(), strict=True), start=1):
             is_last = number == len(self.layers)
-            if kept_layers is not None and not kept_layers[number - 1]:
+            if not is_kept:
                 tokens = gather_tokens(tokens, at) if is_last and at is not None else tokens
             elif self.checkpoint_activations and torch.is_grad_enabled():
                 tokens = checkpoint(layer, tokens, keep, at if is_last else None, use_reentrant=False)

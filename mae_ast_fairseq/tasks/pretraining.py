@@ -133,26 +133,16 @@ class MaeAstPretrainingTask(AudioTask):
         model.eval()
         with torch.no_grad():
             measured = criterion.measure(model, sample)
-            swapped = self._swapped_errors(model, sample["net_input"], measured.predictions)
+            swapped = self._swapped_errors(model, measured.predictions)
             self._health.add(measured.predictions.encoded, swapped)
         return measured[:3]
 
-    def _swapped_errors(
-        self, model: Any, net_input: dict[str, Any], predictions: Predictions
-    ) -> Optional[SwappedErrors]:
+    def _swapped_errors(self, model: Any, predictions: Predictions) -> Optional[SwappedErrors]:
         """Measure what it costs that clips swap what the encoder gave; None where that is not to be had or needed."""
-        source, padding_mask = net_input["source"], net_input["padding_mask"]
         is_enough = self._health.has_all or self._health.num_swapped == NUM_SWAPPED
-        if not self._has_decoder or is_enough or len(source) < 2:
+        if not self._has_decoder or is_enough or len(predictions.target) < 2:
             return None
-        few = slice(NUM_SWAPPED_CLIPS)
-        return model.swapped_errors(
-            predictions.of_first(NUM_SWAPPED_CLIPS),
-            num_tokens=self.grid.num_tokens(source.shape[1]),
-            visible=net_input["visible"][few],
-            masked=net_input["masked"][few],
-            token_padding_mask=model.token_padding_mask(None if padding_mask is None else padding_mask[few]),
-        )
+        return model.swapped_errors(predictions.of_first(NUM_SWAPPED_CLIPS))
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log what the criterion says, and in validation (also by fairseq_cli.hydra_validate) the figures of tokens.

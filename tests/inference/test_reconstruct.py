@@ -11,7 +11,7 @@ from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
-from mae_ast_fairseq.nn.normalization import STATISTICS
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
 from tests.tiny import FRAME, PATCH, golden_values, log_mel_like, tiny_autoencoder
 
 NUM_FRAMES = 107  # whole tokens of neither grid
@@ -73,7 +73,7 @@ def test_predictions_stand_where_the_released_model_has_them(golden, kind: str) 
     torch.testing.assert_close(normalised[mask.masked], values["eval_recon"][1], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("normalization", sorted(STATISTICS))
+@pytest.mark.parametrize("normalization", sorted(NORMALIZATIONS))
 def test_predictions_come_back_as_log_mel_values(grid, frames, normalization: str) -> None:
     model = tiny_autoencoder(**grid, normalization=normalization)
     result = reconstruct(model, frames, Masking("random_mask", 0.75), draws())

@@ -10,7 +10,7 @@ from fairseq.models import MODEL_REGISTRY
 from torch import Tensor
 
 from mae_ast_fairseq.models.mae_ast import MaeAstConfig, MaeAstModel, unused_released_keys
-from mae_ast_fairseq.nn.normalization import InputNormalization
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
 from tests.tiny import NUM_BANDS, golden_checkpoint, golden_values, padded_batch, tiny_fields
 
 UNUSED = [
@@ -127,6 +127,6 @@ def test_fairseq_loads_what_gives_the_released_features(golden, kind: str, loade
 def test_a_file_without_normalization_means_batch(golden, kind: str, loaded) -> None:
     assert "normalization" not in golden_checkpoint(golden, kind)["cfg"]["model"]
     frames = padded_batch((96,))["source"]
-    by_batch = InputNormalization(statistics="batch").train()(frames)
+    by_batch = NORMALIZATIONS["batch"]().train()(frames)
     torch.testing.assert_close(loaded.train().batch_norm(frames), by_batch, atol=1e-6, rtol=1e-6)
     assert MaeAstConfig().normalization == "batch"

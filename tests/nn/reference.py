@@ -10,7 +10,7 @@ from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.masked import MaskedPredictor
-from mae_ast_fairseq.nn.positions import sinusoidal_positions
+from mae_ast_fairseq.nn.positions import NoPositions, sinusoidal_positions
 from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.nn.transformer import SelfAttention, TransformerLayer, TransformerStack
 from tests.tiny import alone, tiny_batch
@@ -78,7 +78,7 @@ def pretraining(model: MaskedAutoencoder, frames: Tensor, visible: Tensor, maske
     """Run one clip of [T, F] frames with its `visible` [V] and `masked` [M] tokens."""
     values = patches(model, frames)
     tokens = torch.stack([model.post_extract_proj(values[index]) for index in visible])
-    if model.positions is not None:
+    if not isinstance(model.positions, NoPositions):
         tokens = tokens + sinusoidal_positions(len(values), tokens.shape[1]).to(tokens)[visible]
     encoded = stack(model.encoder, tokens)
 
@@ -87,7 +87,7 @@ def pretraining(model: MaskedAutoencoder, frames: Tensor, visible: Tensor, maske
     full = torch.stack(
         [projected[places.index(index)] if index in places else model.decoder_mask_emb for index in range(len(values))]
     )
-    if model.decoder_positions is not None:
+    if not isinstance(model.decoder_positions, NoPositions):
         full = full + sinusoidal_positions(len(values), full.shape[1]).to(full)
     decoded = stack(model.decoder, full)[masked]
     return Outputs(
@@ -121,7 +121,7 @@ def assert_losses_do_not_depend_on_the_batch(model: MaskedPredictor, lengths: tu
     """Compare both losses of clips of `lengths` frames, padded in one batch, with those of each by itself."""
 
     def losses(batch: dict[str, Any]) -> Tensor:
-        reconstruction, classification, target, padding_mask, _ = model(**batch)
+        reconstruction, classification, target, padding_mask, *_ = model(**batch)
         error = reconstruction_error(reconstruction, target, padding_mask)
         return torch.stack([error, info_nce(classification, target, padding_mask).loss])
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from mae_ast_fairseq.config.pretraining import SsastFields
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
-from mae_ast_fairseq.nn.build import MODELS, autoencoder_arguments
+from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
+from mae_ast_fairseq.nn.build import MODELS, build_autoencoder
 from mae_ast_fairseq.nn.losses import reconstruction_error
-from mae_ast_fairseq.nn.normalization import STATISTICS
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
 from mae_ast_fairseq.rng import Stream
 from tests.nn import reference
 from tests.tiny import (
@@ -78,7 +78,7 @@ def test_forward_equals_the_plain_reference(recipe: str, lengths: tuple[int, ...
 
 
 @pytest.mark.parametrize("grid", [PATCH, FRAME], ids=["patch", "frame"])
-@pytest.mark.parametrize("normalization", sorted(STATISTICS))
+@pytest.mark.parametrize("normalization", sorted(NORMALIZATIONS))
 def test_losses_of_a_clip_do_not_depend_on_its_batch(grid: dict, normalization: str) -> None:
     model = tiny_autoencoder(**grid, normalization=normalization)
     reference.assert_losses_do_not_depend_on_the_batch(model, LENGTHS["padded"])
@@ -128,7 +128,7 @@ def test_an_attention_mask_is_built_only_where_something_is_padded(
     assert with_mask == [batch["padding_mask"] is not None] * (3 + 2 + 3)
 
 
-@pytest.mark.parametrize("normalization", sorted(STATISTICS))
+@pytest.mark.parametrize("normalization", sorted(NORMALIZATIONS))
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("cast", ["bfloat16", "half"])
 def test_targets_of_a_half_precision_model_are_float32s_to_the_bit(
@@ -211,7 +211,7 @@ def initial_model() -> MaskedAutoencoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         fields = tiny_fields(use_post_enc_proj=True, decoder_embed_dim=480)
-        return MaskedAutoencoder(**autoencoder_arguments(fields, NUM_BANDS))
+        return build_autoencoder(MaskedAutoencoder, fields, NUM_BANDS)
 
 
 def test_transformer_linears_start_normal_with_deviation_002_and_no_bias(initial_model) -> None:
@@ -261,26 +261,15 @@ def test_overlapping_patches_are_refused() -> None:
         tiny_autoencoder(ast_kernel_stride_time=8)
 
 
-def swapped_errors(model: MaskedAutoencoder, batch: dict[str, Any]) -> SwappedErrors:
-    return model.swapped_errors(
-        model(**batch),
-        num_tokens=model.grid.num_tokens(batch["source"].shape[1]),
-        visible=batch["visible"],
-        masked=batch["masked"],
-        token_padding_mask=model.token_padding_mask(batch["padding_mask"]),
-    )
-
-
 def test_clips_that_swap_are_reconstructed_from_the_clip_before_them() -> None:
     model = tiny_autoencoder()
     batch = tiny_batch(model.grid, (64, 64, 64))
     predictions = model(**batch)
-    errors = swapped_errors(model, batch)
+    errors = model.swapped_errors(predictions)
     own = reconstruction_error(predictions.reconstruction, predictions.target).sum()
     torch.testing.assert_close(errors.own, own)
     encoded = predictions.encoded.features[[2, 0, 1]]
-    decoded = model.forward_decoder(encoded, predictions.target.shape[1] + encoded.shape[1], batch["visible"], None,
-                                    batch["masked"], None)  # fmt: skip
+    decoded = model.forward_decoder(encoded, predictions.places)
     swapped = reconstruction_error(model.final_proj_reconstruction(decoded), predictions.target).sum()
     torch.testing.assert_close(errors.swapped, swapped)
     assert not torch.allclose(errors.swapped, errors.own, rtol=1e-5)
@@ -289,11 +278,11 @@ def test_clips_that_swap_are_reconstructed_from_the_clip_before_them() -> None:
 def test_equal_clips_lose_nothing_by_swapping_and_lengths_alone_change_nothing() -> None:
     model = tiny_autoencoder(normalization="dataset")
     batch = tiny_batch(model.grid, (160, 96))
-    errors = swapped_errors(model, batch)
+    errors = model.swapped_errors(model(**batch))
     assert not torch.allclose(errors.swapped, errors.own, rtol=1e-5)
     with torch.no_grad():  # an encoder whose tokens are all alike, whatever it hears
         model.encoder.layers[-1].final_layer_norm.weight.zero_()
-    collapsed = swapped_errors(model, batch)
+    collapsed = model.swapped_errors(model(**batch))
     torch.testing.assert_close(collapsed.swapped, collapsed.own)
 
 
@@ -319,6 +308,6 @@ def test_scaled_heads_are_torchs_times_the_scale_and_all_else_is_the_same(kind: 
 def test_predictions_of_the_first_clips_are_those_of_a_smaller_batch() -> None:
     predictions = tiny_autoencoder()(**tiny_batch(tiny_autoencoder().grid, (160, 96, 64)))
     few = predictions.of_first(2)
-    for part, whole in zip((*few[:-1], *few.encoded), (*predictions[:-1], *predictions.encoded), strict=True):
+    for part, whole in zip((*few[:4], *few.encoded), (*predictions[:4], *predictions.encoded), strict=True):
         assert torch.equal(part, whole[:2])
     assert tiny_autoencoder()(**tiny_batch(tiny_autoencoder().grid, (64, 64))).of_first(1).padding_mask is None

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import autoencoder_arguments
+from mae_ast_fairseq.nn.build import build_autoencoder
 from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.masked import Predictions
 from tests.tiny import golden_checkpoint, golden_values
@@ -30,7 +30,7 @@ def model(golden, kind: str) -> MaskedAutoencoder:
     checkpoint = golden_checkpoint(golden, kind)
     known = MaeAstFields.__dataclass_fields__
     fields = MaeAstFields(**{name: value for name, value in checkpoint["cfg"]["model"].items() if name in known})
-    model = MaskedAutoencoder(**autoencoder_arguments(fields, 128))
+    model = build_autoencoder(MaskedAutoencoder, fields, 128)
     model.load_state_dict({name: value for name, value in checkpoint["model"].items() if not name.startswith(UNUSED)})
     return model.eval()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.normalization import STATISTICS
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
 from tests.nn import reference
 from tests.tiny import FRAME, PADDING_VALUE, PATCH, alone, padded_batch, tiny_autoencoder, tiny_batch
 
@@ -33,7 +33,7 @@ def waveforms(*num_samples: int) -> tuple[Tensor, Tensor]:
     return waveform.masked_fill(padding_mask, PADDING_VALUE), padding_mask
 
 
-@pytest.mark.parametrize("normalization", sorted(STATISTICS))
+@pytest.mark.parametrize("normalization", sorted(NORMALIZATIONS))
 @pytest.mark.parametrize("layer_norm_first", [False, True])
 def test_features_of_a_clip_do_not_depend_on_its_batch(grid, normalization: str, layer_norm_first: bool) -> None:
     model = tiny_autoencoder(**grid, normalization=normalization, layer_norm_first=layer_norm_first)

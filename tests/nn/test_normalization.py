@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.normalization import STATISTICS, InputNormalization, UnsetStatisticsError
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS, InputNormalization, UnsetStatisticsError
 from tests.tiny import padded_batch
 
 LENGTHS = (30, 17, 9)
-MODES = sorted(STATISTICS)
+MODES = sorted(NORMALIZATIONS)
 
 
-def normalization(statistics: str, mean: float = -5.3, deviation: float = 3.1) -> InputNormalization:
-    module = InputNormalization(statistics=statistics)
-    module.set_statistics(mean, deviation)
+def normalization(statistics: str, mean: float = -5.3, std: float = 3.1) -> InputNormalization:
+    module = NORMALIZATIONS[statistics]()
+    module.set_statistics(mean, std)
     return module
 
 
@@ -31,7 +31,7 @@ def batches() -> list[Tensor]:
 
 
 def test_batch_mode_equals_torch_batch_norm_in_training_and_evaluation(batches) -> None:
-    ours, theirs = InputNormalization(statistics="batch").train(), torch_batch_norm().train()
+    ours, theirs = NORMALIZATIONS["batch"]().train(), torch_batch_norm().train()
     for frames in batches:
         torch.testing.assert_close(ours(frames), 0.5 * theirs(frames[:, None])[:, 0], atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()), atol=1e-6, rtol=1e-6)
@@ -44,7 +44,7 @@ def test_batch_mode_equals_torch_batch_norm_in_training_and_evaluation(batches) 
 def test_batch_statistics_are_those_of_the_valid_frames() -> None:
     batch = padded_batch(LENGTHS)
     valid = batch["source"][~batch["padding_mask"]]  # [frames, F]
-    ours, theirs = InputNormalization(statistics="batch").train(), torch_batch_norm().train()
+    ours, theirs = NORMALIZATIONS["batch"]().train(), torch_batch_norm().train()
     normalised = ours(**{"frames": batch["source"], "padding_mask": batch["padding_mask"]})
     expected = 0.5 * theirs(valid[None, None])[0, 0]
     torch.testing.assert_close(normalised[~batch["padding_mask"]], expected, atol=1e-6, rtol=1e-6)
@@ -63,7 +63,7 @@ def test_utterance_mode_gives_each_clip_mean_0_and_deviation_one_half(training: 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_dataset_mode_uses_the_values_that_were_set_and_leaves_them(training: bool, batches) -> None:
-    module = normalization("dataset", mean=-5.3, deviation=3.1).train(training)
+    module = normalization("dataset", mean=-5.3, std=3.1).train(training)
     before = copy.deepcopy(module.state_dict())
     expected = 0.5 * (batches[0] + 5.3) / (3.1**2 + 1e-5) ** 0.5
     torch.testing.assert_close(module(batches[0]), expected, atol=1e-6, rtol=1e-6)
@@ -71,14 +71,14 @@ def test_dataset_mode_uses_the_values_that_were_set_and_leaves_them(training: bo
 
 
 def test_dataset_mode_refuses_to_run_before_its_values_are_set(batches) -> None:
-    module = InputNormalization(statistics="dataset")
+    module = NORMALIZATIONS["dataset"]()
     assert not module.is_set
     with pytest.raises(UnsetStatisticsError, match=r"model\.normalization: dataset .* never set"):
         module(batches[0])
 
 
 def test_a_checkpoint_sets_the_values(batches) -> None:
-    module = InputNormalization(statistics="dataset")
+    module = NORMALIZATIONS["dataset"]()
     module.load_state_dict(normalization("dataset").state_dict())
     assert module.is_set
     assert module(batches[0]).equal(normalization("dataset")(batches[0]))
@@ -86,7 +86,7 @@ def test_a_checkpoint_sets_the_values(batches) -> None:
 
 def test_a_checkpoint_from_before_the_first_update_does_not() -> None:
     module = normalization("dataset")
-    module.load_state_dict(InputNormalization(statistics="dataset").state_dict())
+    module.load_state_dict(NORMALIZATIONS["dataset"]().state_dict())
     assert not module.is_set
 
 
@@ -106,7 +106,7 @@ def test_content_of_padding_never_matters(mode: str, training: bool) -> None:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cast", ["half", "bfloat16", "double"])
 def test_buffers_keep_their_type_and_bits_under_casts(mode: str, cast: str) -> None:
-    module = nn.Sequential(normalization(mode, mean=-4.2677393, deviation=4.5689974))
+    module = nn.Sequential(normalization(mode, mean=-4.2677393, std=4.5689974))
     before = copy.deepcopy(module.state_dict())
     getattr(module, cast)()
     after = module.state_dict()

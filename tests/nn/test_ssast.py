@@ -9,7 +9,7 @@ from torch import Tensor
 from mae_ast_fairseq.config.pretraining import SsastFields
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.build import MODELS
-from mae_ast_fairseq.nn.normalization import STATISTICS
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
 from tests.nn import reference
 from tests.tiny import FRAME, NUM_BANDS, PATCH, TINY, alone, padded_batch, tiny_batch, tiny_ssast
 
@@ -47,7 +47,7 @@ def test_outputs_and_gradients_equal_the_plain_reference(recipe: str, lengths: t
 
 
 @pytest.mark.parametrize("grid", [PATCH, FRAME], ids=["patch", "frame"])
-@pytest.mark.parametrize("normalization", sorted(STATISTICS))
+@pytest.mark.parametrize("normalization", sorted(NORMALIZATIONS))
 @pytest.mark.parametrize("max_token_length", [256, 24], ids=["cut", "stretched"])
 def test_losses_of_a_clip_do_not_depend_on_its_batch(grid: dict, normalization: str, max_token_length: int) -> None:
     model = tiny_ssast(**grid, normalization=normalization, max_token_length=max_token_length)
