@@ -6,7 +6,7 @@ file's sample rate as a third column where it is not 16 kHz; `samples` counts at
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -23,9 +23,9 @@ MAX_RATE_DIGITS = 9  # stays inside int32
 # A chunk and its temporaries stay in the processor's cache: 4 MB take 1.5 times as long. At 1 MB and above malloc
 # gives the temporaries back to the system after each chunk, which costs five times the page faults.
 _CHUNK_BYTES = 1 << 19
-_TAB, _NEWLINE, _RETURN, _SLASH, _DOT, _ZERO = b"\t\n\r/.0"
+_TAB, _NEWLINE, _SLASH, _DOT, _ZERO = b"\t\n/.0"
 _BOM = b"\xef\xbb\xbf"
-_REWRITE = "mend the line or write the manifest with `mae-ast manifest`"
+_REWRITE = "fix the line or write the manifest with `mae-ast manifest`"
 
 
 class ManifestRow(NamedTuple):
@@ -47,7 +47,7 @@ class Manifest:
     root: str
     num_samples: np.ndarray
     sample_rates: np.ndarray
-    _text: np.ndarray = field(repr=False)  # uint8, the whole file
+    _text: bytes = field(repr=False)  # the whole file
     _starts: np.ndarray = field(repr=False)  # [N + 1] offsets in the text of each row, and of the end
 
     def __len__(self) -> int:
@@ -88,13 +88,8 @@ class Manifest:
 
     def _written_path(self, row: int) -> str:
         row = range(len(self))[row]  # rows from the end, and an IndexError past it
-        line = self._text[self._starts[row] : self._starts[row + 1]].tobytes()
+        line = self._text[self._starts[row] : self._starts[row + 1]]
         return line[: line.index(b"\t")].decode()
-
-
-class _Columns(NamedTuple):
-    num_samples: np.ndarray
-    sample_rates: np.ndarray
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -105,21 +100,18 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises ManifestError, which names the file and its first bad line.
     """
     file = Path(path)
-    text = _read_bytes(file)
-    begin = len(_BOM) if text[: len(_BOM)].tobytes() == _BOM else 0
-    end = _trimmed_end(text)
-    if end <= begin:
+    text = _read_bytes(file).removeprefix(_BOM).rstrip(b"\r\n") + b"\n"
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
+    if text == b"\n":
         _refuse(f"{file}:1", "the file is empty", "the root folder", "write it with `mae-ast manifest`")
-    root_end = _line_end(text, begin, end)
-    root = _read_root(file, text[begin:root_end].tobytes())
-    if root_end == end:
+    root_end = text.index(b"\n")
+    root = _read_root(file, text[:root_end])
+    if root_end + 1 == len(text):
         _refuse(f"{file}:2", "nothing follows the root", "`path<TAB>samples`", "add the audio files")
-    text = text[:end]
-    starts, columns = _parse_rows(file, text, root_end + 1, root)
-    for array in (text, starts, *columns):
-        array.setflags(write=False)
+    starts, num_samples, sample_rates = _parse_rows(file, text, root)
     where = root if root.startswith("/") else posixpath.join(file.absolute().parent.as_posix(), root)
-    return Manifest(file, where, *columns, text, starts)
+    return Manifest(file, where, num_samples, sample_rates, text, starts)
 
 
 def write_manifest(path: str | Path, root: str | Path, rows: Iterable[ManifestRow | tuple[str, int, int]]) -> None:
@@ -164,9 +156,9 @@ def _refuse(where: str, found: str, expected: str, remedy: str = _REWRITE) -> No
     raise ManifestError(f"{where}: {found}; expected {expected}; {remedy}")
 
 
-def _read_bytes(file: Path) -> np.ndarray:
+def _read_bytes(file: Path) -> bytes:
     try:
-        return np.fromfile(file, dtype=np.uint8)
+        return file.read_bytes()
     except OSError as error:
         if not file.parent.is_dir():
             _refuse(str(file), f"there is no folder {file.parent}", "a manifest", "correct the path (`task.data`)")
@@ -178,28 +170,7 @@ def _read_bytes(file: Path) -> np.ndarray:
         _refuse(str(file), found, "a manifest that can be read", "correct the path or its permissions")
 
 
-def _trimmed_end(text: np.ndarray) -> int:
-    """Return where the text ends without the line ends, or blank lines, that close it."""
-    end = len(text)
-    while end and text[end - 1] in (_NEWLINE, _RETURN):
-        end -= 1
-    return end
-
-
-def _line_end(text: np.ndarray, begin: int, end: int) -> int:
-    size = 4096
-    while True:
-        window = text[begin : min(begin + size, end)].tobytes()
-        found = window.find(b"\n")
-        if found >= 0:
-            return begin + found
-        if begin + size >= end:
-            return end
-        size *= 2
-
-
 def _read_root(file: Path, line: bytes) -> str:
-    line = line.removesuffix(b"\r")
     where = f"{file}:1"
     if b"\0" in line or line.startswith((b"\xff\xfe", b"\xfe\xff")):
         _refuse(where, "a NUL byte or the mark of UTF-16", "the root folder as UTF-8 text", "save it as UTF-8")
@@ -210,136 +181,90 @@ def _read_root(file: Path, line: bytes) -> str:
     if not root:
         _refuse(where, "a blank line", "the root folder", "write the folder of the audio files, or `/`")
     if "\t" in root:
-        _refuse(
-            where,
-            f"a tab in {root[:80]!r}",
-            "the root folder alone",
-            "put the folder of the audio files first",
-        )
+        found = f"a tab in {root[:80]!r}"
+        _refuse(where, found, "the root folder alone", "put the folder of the audio files first")
     return root
 
 
-def _parse_rows(file: Path, text: np.ndarray, first: int, root: str) -> tuple[np.ndarray, _Columns]:
-    """Parse the rows from `first` on, a chunk at a time, into row starts [N + 1] and columns [N]."""
-    end = len(text)
-    num_rows = 1 + sum(
-        np.count_nonzero(text[i : i + _CHUNK_BYTES] == _NEWLINE) for i in range(first, end, _CHUNK_BYTES)
-    )
-    starts = np.empty(num_rows + 1, dtype=np.uint32 if end < 2**32 else np.int64)
-    columns = _Columns(np.empty(num_rows, dtype=np.int64), np.empty(num_rows, dtype=np.int32))
-    done = 0
-    for offset, chunk in _line_chunks(text, first):
-        chunk_starts, chunk_columns, suspects = _parse_chunk(chunk, root.encode())
-        for row in suspects:
-            begin = chunk_starts[row]
-            line = chunk[begin : chunk.index(b"\n", begin)].removesuffix(b"\r")
-            if fault := _fault(line, root):
-                _refuse(f"{file}:{done + row + 2}", *fault)
-        rows = slice(done, done + len(chunk_starts))
-        starts[rows] = chunk_starts + offset
-        for column, part in zip(columns, chunk_columns, strict=True):
-            column[rows] = part
-        done = rows.stop
-    starts[done] = end
-    return starts, columns
+class _Rows(NamedTuple):
+    starts: np.ndarray
+    num_samples: np.ndarray
+    sample_rates: np.ndarray
 
 
-def _line_chunks(text: np.ndarray, begin: int) -> Iterator[tuple[int, bytes]]:
-    """Cut the text from `begin` into (offset, whole lines)."""
-    size = _CHUNK_BYTES
+def _parse_rows(file: Path, text: bytes, root: str) -> _Rows:
+    """Parse the lines after the first into row starts [N + 1] and columns [N], all read-only."""
+    begin, line, parts = text.index(b"\n") + 1, 2, []
     while begin < len(text):
-        chunk = text[begin : begin + size].tobytes()
-        if begin + size < len(text):
-            cut = chunk.rfind(b"\n")
-            if cut < 0:  # a line longer than the chunk
-                size *= 2
-                continue
-            chunk = chunk[: cut + 1]
-        else:
-            chunk += b"\n"  # which the end of the text was trimmed of
-        yield begin, chunk
-        begin += len(chunk)
-        size = _CHUNK_BYTES
+        end = text.find(b"\n", begin + _CHUNK_BYTES) + 1 or len(text)
+        chunk = text[begin:end]
+        rows = _parse_lines(chunk)
+        if rows is None or _may_be_refused(chunk, rows, root):
+            for number, written in enumerate(chunk.removesuffix(b"\n").split(b"\n"), start=line):
+                if fault := _fault(written, root):
+                    _refuse(f"{file}:{number}", *fault)
+        assert rows is not None, "lines that cannot be parsed have a fault"
+        parts.append(rows._replace(starts=rows.starts + begin))
+        begin, line = end, line + len(rows.starts)
+    starts, num_samples, sample_rates = map(np.concatenate, zip(*parts, strict=True))
+    offset_type = np.uint32 if len(text) < 2**32 else np.int64
+    rows = _Rows(np.append(starts, len(text)).astype(offset_type), num_samples, sample_rates)
+    for array in rows:
+        array.setflags(write=False)
+    return rows
 
 
-def _parse_chunk(chunk: bytes, root: bytes) -> tuple[np.ndarray, _Columns, list[int]]:
-    """Parse whole lines into row starts [N], columns [N] and suspect rows, the first bad row among them."""
+def _parse_lines(chunk: bytes) -> _Rows | None:
+    """Parse whole lines; None where one of them is not a path and one or two numbers between tabs."""
     text = np.frombuffer(chunk, dtype=np.uint8)
     marks = np.flatnonzero((text == _TAB) | (text == _NEWLINE))
-    is_newline = text[marks] == _NEWLINE
-    newlines = np.flatnonzero(is_newline)
+    newlines = np.flatnonzero(text[marks] == _NEWLINE)
     ends = marks[newlines]
     starts = np.concatenate([[0], ends[:-1] + 1])
     first_mark = np.concatenate([[0], newlines[:-1] + 1])
     num_tabs = newlines - first_mark
-    path_ends = marks[first_mark]  # the first tab, or the line's end
-    bare_ends = ends - ((ends > starts) & (text[ends - 1] == _RETURN)) if b"\r" in chunk else ends
+    path_ends = marks[first_mark]
+    if num_tabs.min() < 1 or num_tabs.max() > 2 or (path_ends == starts).any():
+        return None
+    count_ends = marks[first_mark + 1]
+    num_samples = _parse_digits(text, path_ends + 1, count_ends, MAX_SAMPLE_DIGITS)
     with_rate = np.flatnonzero(num_tabs == 2)
-    count_ends = bare_ends.copy()
-    count_ends[with_rate] = marks[first_mark[with_rate] + 1]
-
-    num_samples, is_bad = _parse_digits(text, path_ends + 1, count_ends, MAX_SAMPLE_DIGITS)
-    is_bad |= (num_tabs < 1) | (num_tabs > 2) | (path_ends == starts)
+    rates = _parse_digits(text, count_ends[with_rate] + 1, ends[with_rate], MAX_RATE_DIGITS)
+    if num_samples is None or rates is None or 0 in rates:
+        return None
     sample_rates = np.full(len(starts), SAMPLE_RATE, dtype=np.int32)
-    if len(with_rate):
-        rates, bad_rates = _parse_digits(text, count_ends[with_rate] + 1, bare_ends[with_rate], MAX_RATE_DIGITS)
-        is_bad[with_rate] |= bad_rates | (rates == 0)
-        sample_rates[with_rate] = rates
-    suspects = set(np.flatnonzero(is_bad)[:1].tolist())
-    suspects.update(np.flatnonzero(_is_outside(text, starts, path_ends, root)).tolist())
-    suspects.update(np.searchsorted(starts, _undecodable(chunk), side="right") - 1)
-    suspects.update(np.searchsorted(starts, _parent_folders(text), side="right") - 1)
-    return starts, _Columns(num_samples, sample_rates), sorted(suspects)
+    sample_rates[with_rate] = rates
+    return _Rows(starts, num_samples, sample_rates)
 
 
-def _parse_digits(
-    text: np.ndarray, begins: np.ndarray, ends: np.ndarray, max_digits: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read the decimal numbers at text[begins:ends]: int64 [N], and bool [N], True where there is none."""
+def _parse_digits(text: np.ndarray, begins: np.ndarray, ends: np.ndarray, max_digits: int) -> np.ndarray | None:
+    """Read the decimal numbers at text[begins:ends]: int64 [N], or None where one of them is no number."""
     widths = ends - begins
-    is_bad = (widths < 1) | (widths > max_digits)
+    shortest, longest = widths.min(initial=max_digits), widths.max(initial=0)
+    if shortest < 1 or longest > max_digits:
+        return None
     values = np.zeros(len(ends), dtype=np.int64)
-    shortest = widths.min(initial=max_digits)
-    for place in range(min(widths.max(initial=0), max_digits)):
-        digits = text[np.maximum(ends - 1 - place, 0)] - _ZERO  # uint8: what stands before "0" wraps to above 9
+    for place in range(longest):
+        digits = text[ends - 1 - place] - _ZERO  # uint8: what stands before "0" wraps to above 9
         if place >= shortest:
             digits[widths <= place] = 0
-        is_bad |= digits > 9
+        if digits.max() > 9:
+            return None
         values += digits * np.int64(10**place)
-    return values, is_bad
+    return values
 
 
-def _is_outside(text: np.ndarray, starts: np.ndarray, ends: np.ndarray, root: bytes) -> np.ndarray:
-    """Tell which of the paths text[starts:ends] are absolute and do not start with the root: bool [N]."""
-    is_outside = (text[starts] == _SLASH) & (root != b"/")
-    absolute = np.flatnonzero(is_outside)
-    if len(absolute):
-        prefix = root.rstrip(b"/") + b"/"
-        is_below = ends[absolute] - starts[absolute] > len(prefix)
-        for place, byte in enumerate(prefix):
-            is_below &= text[np.minimum(starts[absolute] + place, len(text) - 1)] == byte
-        is_outside[absolute] = ~is_below
-    return is_outside
-
-
-def _undecodable(chunk: bytes) -> list[int]:
-    """Return the positions of the first NUL and of the first byte that is not UTF-8."""
-    positions = [chunk.find(b"\0")] if b"\0" in chunk else []
-    if not chunk.isascii():
-        try:
-            chunk.decode()
-        except UnicodeDecodeError as error:
-            positions.append(error.start)
-    return positions
-
-
-def _parent_folders(text: np.ndarray) -> np.ndarray:
-    """Return the positions of `..` as a part of a path; searching bytes for them takes ten times as long."""
+def _may_be_refused(chunk: bytes, rows: _Rows, root: str) -> bool:
+    """Return whether parsed lines have to be looked at one by one, which takes ten times as long as parsing them."""
+    text = np.frombuffer(chunk, dtype=np.uint8)
     is_dot = text == _DOT
-    pairs = np.flatnonzero(is_dot[:-1] & is_dot[1:])
-    before, after = text[np.maximum(pairs - 1, 0)], text[pairs + 2]  # a newline ends the text: no pair does
-    begins = (pairs == 0) | (before == _SLASH) | (before == _NEWLINE)
-    return pairs[begins & ((after == _SLASH) | (after == _TAB))]
+    has_two_dots = (is_dot[:-1] & is_dot[1:]).any()
+    has_absolute_path = root != "/" and (text[rows.starts] == _SLASH).any()
+    try:
+        chunk.decode()
+    except UnicodeDecodeError:
+        return True
+    return bool(has_two_dots or has_absolute_path or b"\0" in chunk)
 
 
 def _fault(line: bytes, root: str) -> tuple[str, str] | None:
