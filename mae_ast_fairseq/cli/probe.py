@@ -23,7 +23,7 @@ from mae_ast_fairseq.cli.splits import (
     read_data,
 )
 from mae_ast_fairseq.config.pretraining import require_choice
-from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.audio import load_row
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots, probes
 from mae_ast_fairseq.evaluation.splits import Division, Task
@@ -211,12 +211,7 @@ def _log_mel_readouts(clips: Clips, num_bands: int, max_seconds: float | None) -
     num_samples = None if max_seconds is None else round(max_seconds * fbank.SAMPLE_RATE)
     values: dict[str, list[np.ndarray]] = {name: [] for name in possible_readouts(rows=1)}
     for row in tqdm(range(len(clips)), desc=LOG_MEL, unit=" clips", disable=None):
-        waveform = load_audio(
-            clips.path(row),
-            num_samples=num_samples,
-            expect_samples=int(clips.num_samples[row]),
-            expect_rate=int(clips.sample_rates[row]),
-        )
+        waveform = load_row(clips, row, num_samples=num_samples)
         frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=num_bands)[None]
         for name, read in values.items():
             read.append(read_out(name, frames, None, rows=1).numpy())

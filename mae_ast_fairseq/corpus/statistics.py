@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.audio import load_row
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
@@ -145,12 +145,7 @@ def measure_manifest(
 
     def log_mel(row: int) -> Tensor | None:
         try:
-            waveform = load_audio(
-                manifest.path(row),
-                num_samples=max_sample_size,
-                expect_samples=int(manifest.num_samples[row]),
-                expect_rate=int(manifest.sample_rates[row]),
-            )
+            waveform = load_row(manifest, row, num_samples=max_sample_size)
             return fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=feature_dim)
         except AudioError as error:
             broken.append(f"{manifest.where(row)}: {error}")

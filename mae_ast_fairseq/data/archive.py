@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mae_ast_fairseq.errors import AudioError, ConfigError
 
@@ -56,44 +56,29 @@ def parse(path: str | Path) -> Location | None:
     return match and Location(match[1], int(match[2]), int(match[3]))
 
 
-class _Part(io.RawIOBase):
+class _Part(io.FileIO):
     """A part of a file as a file. Positioned reads, unlike a memory map, survive a file that becomes shorter."""
 
-    def __init__(self, descriptor: int, offset: int, length: int):
-        self._descriptor = descriptor  # ours to close
-        self._offset = offset
-        self._length = length
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
+    def __init__(self, location: Location):
+        super().__init__(location.archive)
+        self._begin, self._end = location.offset, location.offset + location.length
+        super().seek(self._begin)
 
     def tell(self) -> int:
-        return self._position
+        return super().tell() - self._begin
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._length}[whence]
-        self._position = max(0, base + offset)
-        return self._position
+        base = {os.SEEK_SET: self._begin, os.SEEK_CUR: super().tell(), os.SEEK_END: self._end}[whence]
+        return super().seek(max(self._begin, base + offset)) - self._begin
 
-    def readinto(self, buffer) -> int:  # type: ignore[no-untyped-def]
-        wanted = min(len(buffer), self._length - self._position)
-        if wanted <= 0:
-            return 0
+    def readinto(self, buffer: Any) -> int:
+        num_left = max(0, self._end - super().tell())
         try:
-            num_bytes = os.preadv(self._descriptor, [memoryview(buffer)[:wanted]], self._offset + self._position)
+            return super().readinto(memoryview(buffer)[:num_left]) or 0
         except OSError:  # libsndfile cannot pass it on, and reports that the audio ends early
             return 0
-        self._position += num_bytes
-        return num_bytes
 
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
+    read, readall = io.RawIOBase.read, io.RawIOBase.readall  # type: ignore[assignment]  # which go by readinto
 
 
 def open_part(location: Location) -> BinaryIO:
@@ -101,16 +86,16 @@ def open_part(location: Location) -> BinaryIO:
 
     Raises OSError where the archive cannot be opened, and AudioError where it ends before the location does.
     """
-    descriptor = os.open(location.archive, os.O_RDONLY | os.O_CLOEXEC)
-    num_bytes = os.fstat(descriptor).st_size
+    part = _Part(location)
+    num_bytes = os.fstat(part.fileno()).st_size
     end = location.offset + location.length
     if num_bytes < end:
-        os.close(descriptor)
+        part.close()
         raise AudioError(
             f"{location}: the archive ends after {num_bytes} bytes; expected at least {end}; it was changed since "
             "the manifest was written: fetch it again, or rewrite the manifest with `mae-ast manifest`"
         )
-    return io.BufferedReader(_Part(descriptor, location.offset, location.length), _BUFFER_BYTES)
+    return io.BufferedReader(part, _BUFFER_BYTES)
 
 
 def members(archive: str | Path, extensions: Sequence[str]) -> list[Member]:

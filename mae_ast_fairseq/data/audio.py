@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import soundfile as sf
@@ -75,6 +75,27 @@ def load_audio(
     return waveform
 
 
+class AudioFiles(Protocol):
+    """Files of which a manifest, or a probe, states what they hold; rows count from 0."""
+
+    @property
+    def num_samples(self) -> np.ndarray:
+        """Count each file's samples at its own rate: int64 [N]."""
+
+    @property
+    def sample_rates(self) -> np.ndarray:
+        """Return each file's rate in Hz: int32 [N]."""
+
+    def path(self, row: int) -> str:
+        """Return the path of a file."""
+
+
+def load_row(files: AudioFiles, row: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+    """Decode a crop of one of some files as `load_audio` does, which must be as long and of the rate as is stated."""
+    stated_samples, stated_rate = int(files.num_samples[row]), int(files.sample_rates[row])
+    return load_audio(files.path(row), start, num_samples, stated_samples, stated_rate)
+
+
 @contextmanager
 def open_audio(path: str | Path) -> Iterator[sf.SoundFile]:
     """Open an audio file, or `archive.zip:offset:length`; raises AudioError or one of DECODING_ERRORS."""
@@ -96,21 +117,28 @@ def samples_at_16k(num_samples: Any, sample_rate: Any) -> Any:
 
 
 def unreadable(path: str | Path, error: BaseException) -> str:
-    """Say in one line why a file cannot be decoded, and how to mend it."""
+    """Say in one line why a file cannot be decoded, and how to fix it."""
+    reason = decoding_fault(path, error)
+    if not reason.startswith("cannot be decoded"):
+        return f"{path}: {reason}; expected an audio file; correct the path, the root or the manifest's line"
+    if archive.parse(path) is None:
+        return f"{path}: {reason}; expected audio that libsndfile reads; {_REMEDY}"
+    return (
+        f"{path}: {reason}; expected uncompressed audio at that offset; the archive is compressed or was changed "
+        f"since: {archive.REPACK}, and rewrite the manifest"
+    )
+
+
+def decoding_fault(path: str | Path, error: BaseException) -> str:
+    """Say in a few words why a file cannot be decoded."""
     location = archive.parse(path)
     file = Path(path if location is None else location.archive)
     if not file.exists():
-        return f"{path}: there is no such file; expected an audio file; correct the path or the root"
+        return "there is no such file"
     if file.is_dir():
-        return f"{path}: this is a folder; expected an audio file; correct the manifest's line"
+        return "this is a folder"
     reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
-    reason = reason.removeprefix("Error : ").rstrip(".")
-    if location is not None:
-        return (
-            f"{path}: cannot be decoded ({reason}); expected uncompressed audio at that offset; the archive is "
-            f"compressed or was changed since: {archive.REPACK}, and rewrite the manifest"
-        )
-    return f"{path}: cannot be decoded ({reason}); expected audio that libsndfile reads; {_REMEDY}"
+    return f"cannot be decoded ({reason.removeprefix('Error : ').rstrip('.')})"
 
 
 _REMEDY = "fetch or convert the file again, or rewrite the manifest with `mae-ast manifest`"

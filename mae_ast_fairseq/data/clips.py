@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from fairseq.data import FairseqDataset
 
-from mae_ast_fairseq.data.audio import load_audio, samples_at_16k
+from mae_ast_fairseq.data.audio import load_row, samples_at_16k
 from mae_ast_fairseq.data.collate import crop_start
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
@@ -207,16 +207,9 @@ class ClipDataset(FairseqDataset):
         position, crop_position = generator(self.seed, Stream.CROP, self.epoch, row, occurrence).random(2)
         if not self.random_crop:
             position = crop_position = 0.0
-        own_samples, own_rate = int(self.manifest.num_samples[row]), int(self.manifest.sample_rates[row])
-        num_samples = samples_at_16k(own_samples, own_rate)
+        num_samples = samples_at_16k(int(self.manifest.num_samples[row]), int(self.manifest.sample_rates[row]))
         num_kept = num_samples if self.max_sample_size is None else min(num_samples, self.max_sample_size)
-        waveform = load_audio(
-            self.manifest.path(row),
-            start=crop_start(num_samples, num_kept, position),
-            num_samples=num_kept,
-            expect_samples=own_samples,
-            expect_rate=own_rate,
-        )
+        waveform = load_row(self.manifest, row, crop_start(num_samples, num_kept, position), num_kept)
         return Clip(row, waveform, crop_position, num_bad_files)
 
     def _mark_bad(self, row: int, error: AudioError) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from mae_ast_fairseq.corpus.scan import probe
-from mae_ast_fairseq.data.audio import load_audio, samples_at_16k
+from mae_ast_fairseq.data.audio import load_row, samples_at_16k
 from mae_ast_fairseq.errors import AudioError
 
 BATCHES_AHEAD = 3
@@ -78,13 +78,7 @@ class FileList:
 def load_part(clips: Clips, row: int, start: int, num_samples: int) -> np.ndarray | AudioError:
     """Decode a part of a clip, float32 [S] at 16 kHz, or return the error that says what is wrong with it."""
     try:
-        return load_audio(
-            clips.path(row),
-            start=start,
-            num_samples=num_samples,
-            expect_samples=int(clips.num_samples[row]),
-            expect_rate=int(clips.sample_rates[row]),
-        )
+        return load_row(clips, row, start, num_samples)
     except AudioError as error:
         return AudioError(f"{clips.where(row)}: {error}")
 

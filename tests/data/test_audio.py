@@ -10,7 +10,9 @@ import pytest
 import soundfile as sf
 import soxr
 
-from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data import archive
+from mae_ast_fairseq.data.audio import load_audio, load_row
+from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError
 
 
@@ -118,15 +120,29 @@ def test_a_clip_in_an_archive_equals_the_clip_in_its_file(tmp_path, name):
 
 def test_a_crop_reads_only_its_part_of_the_archive(tmp_path, monkeypatch):
     zipped = _in_zip(_write(tmp_path / "a.wav", _noise(1_000_000)))
-    preadv, num_read = os.preadv, []
+    num_read = []
 
-    def count(*arguments):
-        num_read.append(preadv(*arguments))
-        return num_read[-1]
+    class CountingPart(archive._Part):
+        def readinto(self, buffer):
+            num_read.append(super().readinto(buffer))
+            return num_read[-1]
 
-    monkeypatch.setattr(os, "preadv", count)
+    monkeypatch.setattr(archive, "_Part", CountingPart)
     load_audio(zipped, start=500_000, num_samples=16_000)
     assert 32_000 < sum(num_read) < 400_000
+
+
+def test_a_row_is_loaded_as_what_its_manifest_states(tmp_path):
+    waveform = _noise(8000)
+    _write(tmp_path / "a.wav", waveform, 8000, subtype="FLOAT")
+    (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t8000\t8000\na.wav\t8000\na.wav\t8001\t8000\n")
+    manifest = read_manifest(tmp_path / "train.tsv")
+    whole = load_audio(tmp_path / "a.wav", expect_rate=8000)
+    np.testing.assert_array_equal(load_row(manifest, 0), whole)
+    np.testing.assert_allclose(load_row(manifest, 0, 100, 50), whole[100:150], atol=1e-6)
+    for row, stated in ((1, "expected 16000 Hz"), (2, "expected 8001")):
+        with pytest.raises(AudioError, match=stated):
+            load_row(manifest, row)
 
 
 def test_real_recordings_have_the_promised_length(recordings):
