@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from mae_ast_fairseq import __version__
 from mae_ast_fairseq.errors import UserError
@@ -54,8 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_BROKEN_PIPE
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line, as commands do, what is wrong with an argument."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+
+
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROG, description="Tools around MAE-AST, from manifests to predictions.")
+    parser = _Parser(prog=PROG, description="Tools around MAE-AST, from manifests to predictions.")
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((argument for argument in argv if not argument.startswith("-")), None)

@@ -1,4 +1,4 @@
-"""`mae-ast stats`: measure mean and deviation of the log-Mel values of manifests, for training to normalise by."""
+"""`mae-ast stats`: measure mean and standard deviation of the log-Mel values of manifests, to normalise by."""
 
 import argparse
 import json
@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
+from mae_ast_fairseq.cli.arguments import at_least, number, seed
 from mae_ast_fairseq.data.audio import SAMPLE_RATE
-from mae_ast_fairseq.data.manifest import Manifest, read_manifest
+from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError
 
-HELP = "Write stats.json: mean and deviation of a manifest's log-Mel values, which training normalises by."
+HELP = "Write stats.json: mean and standard deviation of a manifest's log-Mel values, which training normalises by."
 EXAMPLE = "mae-ast stats manifests/speech/train.tsv"
 
 
@@ -28,20 +31,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, help="file to write (default: stats.json beside the manifests)")
     parser.add_argument(
-        "--clips", type=int, default=1_000, help="clips drawn from each manifest (default: %(default)s)"
+        "--clips", type=at_least(1), default=1_000, help="clips drawn from each manifest (default: %(default)s)"
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed,
         default=1337,
-        help="seed of that draw; as common.seed, it draws what training would (default: %(default)s)",
+        help="seed of that draw (default: %(default)s, by which training draws where there is no stats.json)",
     )
     parser.add_argument(
-        "--bands", type=int, default=128, help="log-Mel bands, as task.feature_dim (default: %(default)s)"
+        "--bands", type=at_least(1), default=128, help="log-Mel bands, as task.feature_dim (default: %(default)s)"
     )
     parser.add_argument(
         "--max-seconds",
-        type=float,
+        type=number(float, lambda value: 0.055 <= value < math.inf, "at least 0.055 seconds, which make two tokens"),
         default=15.625,
         help="only this much of a clip's start is read (default: %(default)s, the recipes' longest crop)",
     )
@@ -50,14 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure each manifest, write the file, print a row for each and one for all."""
-    if args.clips < 1 or args.bands < 1 or args.seed < 0:
-        raise ConfigError("--clips and --bands must be at least 1, and --seed must not be negative")
-    if not 0.055 <= args.max_seconds < math.inf:
-        raise ConfigError(f"--max-seconds {args.max_seconds}: expected at least 0.055, which makes two tokens")
-    manifests = [read_manifest(path) for path in args.manifests]
     out = _out(args.out, args.manifests)
-    summary = _measure(manifests, out, args)
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary, out))
+    summary = _measure(args, out)
+    print(json.dumps(summary, indent=2) if args.json else f"{_as_table(summary)}\nwritten to {out}")
     return 0
 
 
@@ -77,52 +75,40 @@ def _out(out: Path | None, manifests: Sequence[Path]) -> Path:
     return file
 
 
-def _measure(manifests: Sequence[Manifest], out: Path, args: argparse.Namespace) -> dict[str, Any]:
+def _measure(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """Measure the manifests one by one, name the broken files on stderr, and write the file."""
     import torch  # takes seconds to load, for which a look at the help should not wait
 
     from mae_ast_fairseq.corpus import statistics
 
     torch.set_num_threads(1)  # clip by clip, more only wait for each other; and the last bits would depend on them
-    measurements = []
+    manifests = [read_manifest(path) for path in args.manifests]
+    measurements, parts = [], []
     for manifest in manifests:
-        measurement = statistics.measure_manifest(
+        measured = statistics.measure_manifest(
             manifest,
             num_clips=args.clips,
             seed=args.seed,
             feature_dim=args.bands,
             max_sample_size=round(args.max_seconds * SAMPLE_RATE),
         )
-        for reason in measurement.broken:
+        for reason in measured.broken:
             print(f"skipped {reason}", file=sys.stderr)
-        measurements.append(measurement)
-    parts = [
-        {
-            "path": manifest.name,
-            **statistics.as_json(measurement.bands),
-            "num_usable_frames": measurement.num_usable_frames,
-            "num_broken": len(measurement.broken),
-        }
-        for manifest, measurement in zip(manifests, measurements, strict=True)
-    ]
-    pooled = statistics.pool_bands(
-        [measurement.bands for measurement in measurements],
-        [measurement.num_usable_frames for measurement in measurements],
-    )
-    sample = {"seed": args.seed, "max_seconds": args.max_seconds}
-    statistics.write_statistics(out, pooled, manifests=parts, **sample)
-    return statistics.as_json(pooled) | {"manifests": parts} | sample
+        measurements.append(measured)
+        more = {"num_usable_frames": measured.num_usable_frames, "num_broken": len(measured.broken)}
+        parts.append({"path": manifest.name, **statistics.as_json(measured), **more})
+    content = statistics.as_json(statistics.pool_measurements(measurements))
+    content |= {"manifests": parts, "seed": args.seed, "max_seconds": args.max_seconds}
+    statistics.write_statistics(out, content)
+    return content
 
 
-def _as_table(summary: dict[str, Any], out: Path) -> str:
-    names = [part["path"] for part in summary["manifests"]]
-    width = max(map(len, [*names, "overall"])) + 2
-    lines = [f"{'':{width}}{'mean':>9}{'std':>9}{'clips':>9}{'frames':>12}{'skipped':>9}"]
-    num_broken = sum(part["num_broken"] for part in summary["manifests"])
-    overall = summary | {"path": "overall", "num_broken": num_broken}
-    for part in [*summary["manifests"], overall] if len(names) > 1 else summary["manifests"]:
-        lines.append(
-            f"{part['path']:{width}}{part['mean']:>9.4f}{part['std']:>9.4f}{part['num_clips']:>9}"
-            f"{part['num_frames']:>12}{part['num_broken']:>9}"
-        )
-    return "\n".join([*lines, f"written to {out}"])
+def _as_table(summary: dict[str, Any]) -> str:
+    parts = summary["manifests"]
+    if len(parts) > 1:
+        num_broken = sum(part["num_broken"] for part in parts)
+        parts = [*parts, summary | {"path": "overall", "num_broken": num_broken}]
+    columns = {"path": "", "mean": "mean", "std": "std", "num_clips": "clips", "num_frames": "frames",
+               "num_broken": "skipped"}  # fmt: skip
+    rows = [[part[key] for key in columns] for part in parts]
+    return tabulate(rows, headers=list(columns.values()), tablefmt="plain", floatfmt=".4f")

@@ -16,6 +16,7 @@ from torch import nn
 
 from mae_ast_fairseq.corpus.statistics import (
     FILE_NAME,
+    NUM_CLIPS,
     Statistics,
     measure_manifest,
     pool,
@@ -35,8 +36,6 @@ from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
 
-NUM_STATISTICS_CLIPS = 1_000
-STATISTICS_SEED = 1337
 FAIRSEQ_LAST_CHECKPOINT = "checkpoint_last.pt"
 """The default of `checkpoint.restore_file`, which need not exist."""
 
@@ -181,7 +180,7 @@ class AudioTask(FairseqTask):
         if torch.distributed.is_initialized():
             torch.distributed.broadcast(values, src=0)
         statistics = Statistics(*values.tolist())
-        logger.info("log-Mel mean %.4f, standard deviation %.4f", statistics.mean, statistics.deviation)
+        logger.info("log-Mel mean %.4f, standard deviation %.4f", statistics.mean, statistics.std)
         normalization.set_statistics(*statistics)
 
     def _share_bad_files(self, model: nn.Module) -> None:
@@ -199,15 +198,13 @@ class AudioTask(FairseqTask):
         if all(path.is_file() for path in paths):
             logger.info("taking the data's mean and deviation from %s", ", ".join(map(str, paths)))
             return self._pooled(paths)
-        logger.info("measuring the data's mean and deviation over at most %d clips", NUM_STATISTICS_CLIPS)
+        logger.info("measuring the data's mean and deviation over at most %d clips", NUM_CLIPS)
         measured = measure_manifest(
             self.datasets[self._train_subset].manifest,
-            num_clips=NUM_STATISTICS_CLIPS,
-            seed=STATISTICS_SEED,
             feature_dim=self.cfg.feature_dim,
             max_sample_size=self.cfg.max_sample_size,
         )
-        return measured.bands.overall
+        return measured.statistics
 
     def _pooled(self, paths: list[Path]) -> Statistics:
         """Return what the folders' stats.json say, each with the weight of its audio in the training set."""

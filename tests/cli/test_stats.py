@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 
 from mae_ast_fairseq.cli import main
-from mae_ast_fairseq.corpus.statistics import measure_manifest, pool_bands, read_statistics
+from mae_ast_fairseq.corpus.statistics import NUM_CLIPS, SEED, measure_manifest, pool_measurements, read_statistics
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.tasks import base
 from tests.training import SMALL, build
@@ -36,10 +37,9 @@ def _message(capsys, *argv):
 def test_the_file_lies_beside_the_manifest_and_says_what_was_measured(folder, capsys):
     _run(capsys, folder / "train.tsv")
     content = json.loads((folder / "stats.json").read_text())
-    bands = measure_manifest(read_manifest(folder / "train.tsv"), num_clips=40, seed=1, max_sample_size=250_000).bands
-    assert (content["mean"], content["std"]) == bands.overall
-    assert content["bands"] == {"mean": bands.means.tolist(), "std": bands.deviations.tolist()}
-    assert (content["num_clips"], content["num_frames"], content["feature_dim"]) == (40, bands.num_frames, 128)
+    measured = measure_manifest(read_manifest(folder / "train.tsv"), num_clips=40, seed=1, max_sample_size=250_000)
+    assert (content["mean"], content["std"]) == measured.statistics
+    assert (content["num_clips"], content["num_frames"], content["feature_dim"]) == (40, measured.num_frames, 128)
     assert [part["path"] for part in content["manifests"]] == [str(folder / "train.tsv")]
 
 
@@ -49,8 +49,8 @@ def test_the_task_reads_what_was_written(folder, capsys):
     assert read_statistics(folder / "stats.json", feature_dim=40) == (content["mean"], content["std"])
 
 
-def test_it_draws_and_measures_what_the_task_does(folder, capsys, monkeypatch):
-    monkeypatch.setattr(base, "NUM_STATISTICS_CLIPS", 7)
+def test_it_draws_and_measures_what_the_task_does_whatever_common_seed(folder, capsys, monkeypatch):
+    monkeypatch.setattr(base, "measure_manifest", partial(measure_manifest, num_clips=7))
     task, model, _ = build("mae_ast_tiny", f"task.data={folder}", "common.seed=5", *SMALL)
     task.load_dataset("train")
     task.begin_epoch(1, model)
@@ -59,6 +59,15 @@ def test_it_draws_and_measures_what_the_task_does(folder, capsys, monkeypatch):
     content = json.loads(_run(capsys, *argv, "--json"))
     assert float(model.batch_norm.running_mean) == torch.tensor(content["mean"]).item()
     assert float(model.batch_norm.running_var) == pytest.approx(content["std"] ** 2, rel=1e-6)
+
+
+def test_help_does_not_promise_that_common_seed_draws_what_training_draws(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["stats", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "common.seed" not in text
+    assert f"default: {SEED}, by which training draws" in text
+    assert f"(default: {NUM_CLIPS})" in text
 
 
 def test_another_seed_draws_other_clips(folder, capsys):
@@ -81,11 +90,9 @@ def test_several_manifests_count_by_the_frames_they_have_in_all(folder, capsys):
         measure_manifest(read_manifest(folder / name), num_clips=5, seed=1337, max_sample_size=250_000)
         for name in ("train.tsv", "valid.tsv")
     ]
-    weights = [part.num_usable_frames for part in parts]
-    pooled = pool_bands([part.bands for part in parts], weights)
-    assert (content["mean"], content["std"]) == pooled.overall
-    assert [part["mean"] for part in content["manifests"]] == [part.bands.overall.mean for part in parts]
-    assert weights[0] > 2 * weights[1]
+    assert (content["mean"], content["std"]) == pool_measurements(parts).statistics
+    assert [part["mean"] for part in content["manifests"]] == [part.statistics.mean for part in parts]
+    assert parts[0].num_usable_frames > 2 * parts[1].num_usable_frames
 
 
 def test_the_table_has_a_row_for_each_manifest_and_one_for_all(folder, capsys):
@@ -143,4 +150,6 @@ def test_an_out_that_cannot_be_written_is_refused(folder, capsys, out):
     "option", ["--clips=0", "--bands=0", "--seed=-1", "--max-seconds=0", "--max-seconds=nan", "--max-seconds=inf"]
 )
 def test_numbers_out_of_range_are_refused(folder, capsys, option):
-    assert option.partition("=")[0] in _message(capsys, folder / "train.tsv", option)
+    with pytest.raises(SystemExit, match="2"):
+        main(["stats", str(folder / "train.tsv"), option])
+    assert f"{option.partition('=')[0]}: " in capsys.readouterr().err

@@ -6,10 +6,9 @@ import torch
 
 from mae_ast_fairseq.corpus.statistics import (
     Statistics,
-    measure_bands,
+    measure_clip,
     measure_manifest,
     pool,
-    pool_bands,
     read_statistics,
     sample_rows,
     write_statistics,
@@ -20,52 +19,27 @@ from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn import fbank
 
 
+def measure(clips):
+    """Measure clips of frames [T, F] as `measure_manifest` does those that it reads."""
+    return pool([measure_clip(clip) for clip in clips], [len(clip) for clip in clips])
+
+
 def test_measure_equals_numpy_over_all_values():
-    draws = np.random.default_rng(0)
-    clips = [draws.normal(-4, 4.4, (length, 128)).astype(np.float32) for length in (3, 50, 20)]
-    statistics = measure_bands(torch.from_numpy(clip) for clip in clips).overall
+    rng = np.random.default_rng(0)
+    clips = [rng.normal(-4, 4.4, (length, 128)).astype(np.float32) for length in (3, 50, 20)]
     values = np.concatenate(clips).astype(np.float64)
-    assert statistics.mean == pytest.approx(values.mean(), abs=1e-9)
-    assert statistics.deviation == pytest.approx(values.std(), abs=1e-9)
-
-
-def test_every_band_equals_numpy_over_its_values():
-    draws = np.random.default_rng(0)
-    scales, offsets = draws.uniform(0.1, 5, 128), draws.uniform(-20, 2, 128)
-    clips = [(draws.normal(0, 1, (length, 128)) * scales + offsets).astype(np.float32) for length in (1, 50, 20)]
-    bands = measure_bands(torch.from_numpy(clip) for clip in clips)
-    values = np.concatenate(clips).astype(np.float64)
-    assert (bands.num_clips, bands.num_frames) == (3, 71)
-    np.testing.assert_allclose(bands.means, values.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(bands.deviations, values.std(axis=0), rtol=1e-12)
+    assert measure(clips) == pytest.approx((values.mean(), values.std()), rel=1e-12)
 
 
 def test_a_deviation_far_smaller_than_the_mean_is_not_lost():
     # in float64 a sum of squares of such values has no digit of their variance left
-    values = torch.tensor([[1e9 - 1], [1e9 + 1]], dtype=torch.float64).repeat(10, 1)
-    assert measure_bands(values.split(2)).overall == (1e9, 1.0)
-
-
-def test_pooling_by_frames_equals_measuring_together():
-    draws = np.random.default_rng(0)
-    corpora = [torch.from_numpy(draws.normal(mean, 2 + mean, (length, 8))) for mean, length in ((0, 30), (3, 500))]
-    together, parts = measure_bands(corpora), [measure_bands([corpus]) for corpus in corpora]
-    pooled = pool_bands(parts, [30, 500])
-    np.testing.assert_allclose(pooled.means, together.means, rtol=1e-12)
-    np.testing.assert_allclose(pooled.deviations, together.deviations, rtol=1e-12)
-    assert (pooled.num_clips, pooled.num_frames) == (2, 530)
-    assert pool([part.overall for part in parts], [30, 500]) == pytest.approx(together.overall, rel=1e-12)
+    assert measure([np.array([[1e9 - 1], [1e9 + 1]])] * 10) == (1e9, 1.0)
 
 
 def test_only_the_ratio_of_weights_counts():
     statistics = [Statistics(-4.0, 2.0), Statistics(-6.0, 1.0)]
     assert pool(statistics, [3, 1]) == pytest.approx(pool(statistics, [0.75, 0.25]))
     assert pool(statistics, [0, 1]) == pytest.approx((-6.0, 1.0))
-
-
-def test_measuring_nothing_is_an_error():
-    with pytest.raises(AudioError, match="none of the clips"):
-        measure_bands([])
 
 
 def test_read_statistics_takes_mean_and_std(tmp_path):
@@ -100,14 +74,9 @@ def test_sample_rows_draws_without_repeats_and_takes_all_where_few():
     assert np.array_equal(sample_rows(5, 1_000, np.random.default_rng(0)), np.arange(5))
 
 
-def test_read_statistics_takes_what_was_written(tmp_path):
-    bands = measure_bands([torch.randn(50, 80)])
-    write_statistics(tmp_path / "stats.json", bands)
-    assert read_statistics(tmp_path / "stats.json", feature_dim=80) == bands.overall
-
-
 def test_statistics_of_another_number_of_bands_are_refused(tmp_path):
-    write_statistics(tmp_path / "stats.json", measure_bands([torch.randn(50, 80)]))
+    write_statistics(tmp_path / "stats.json", {"mean": -4.5, "std": 2.25, "feature_dim": 80})
+    assert read_statistics(tmp_path / "stats.json", feature_dim=80) == (-4.5, 2.25)
     with pytest.raises(ConfigError, match=r"stats\.json: measured with 80 .*expected task\.feature_dim=128"):
         read_statistics(tmp_path / "stats.json", feature_dim=128)
 
@@ -122,22 +91,21 @@ def test_a_manifest_is_measured_as_its_clips_are(corpus):
     measured = measure_manifest(manifest, num_clips=1000, seed=1)
     clips = [load_audio(manifest.path(row), expect_rate=None) for row in range(len(manifest))]
     values = np.concatenate([fbank.log_mel(torch.from_numpy(clip)) for clip in clips]).astype(np.float64)
-    np.testing.assert_allclose(measured.bands.means, values.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(measured.bands.deviations, values.std(axis=0), rtol=1e-9)
-    assert measured.num_usable_frames == measured.bands.num_frames == len(values)
+    assert measured.statistics == pytest.approx((values.mean(), values.std()), rel=1e-9)
+    assert measured.num_usable_frames == measured.num_frames == len(values)
 
 
 def test_only_the_start_of_a_clip_is_measured(corpus):
     manifest = read_manifest(corpus / "train.tsv")
     measured = measure_manifest(manifest, num_clips=1000, seed=1, max_sample_size=4_000)
-    assert measured.bands.num_frames == 40 * fbank.num_frames(4_000)
+    assert measured.num_frames == 40 * fbank.num_frames(4_000)
 
 
 def test_a_weight_is_that_of_all_clips_and_not_of_those_drawn(corpus):
     manifest = read_manifest(corpus / "train.tsv")
     everything, few = (measure_manifest(manifest, num_clips=number, seed=1) for number in (1000, 5))
-    assert few.bands.num_clips == 5
-    assert few.num_usable_frames == everything.bands.num_frames
+    assert few.num_clips == 5
+    assert few.num_usable_frames == everything.num_frames
 
 
 def test_broken_clips_are_named_and_left_out(corpus, tmp_path):
@@ -145,7 +113,7 @@ def test_broken_clips_are_named_and_left_out(corpus, tmp_path):
     lines[3] = "gone.wav\t16000"
     (tmp_path / "train.tsv").write_text("\n".join(lines))
     measured = measure_manifest(read_manifest(tmp_path / "train.tsv"), num_clips=1000, seed=1)
-    assert measured.bands.num_clips == 39
+    assert measured.num_clips == 39
     (broken,) = measured.broken
     assert broken.startswith(f"{tmp_path / 'train.tsv'}:4: {corpus / 'gone.wav'}: there is no such file")
 
