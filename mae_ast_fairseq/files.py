@@ -44,3 +44,16 @@ def prepare_folder(option: str, folder: Path) -> None:
         raise ConfigError(f"{option} {folder}: cannot be made ({reason}); expected a folder to write in") from None
     if not os.access(folder, os.W_OK):
         raise ConfigError(f"{option} {folder}: may not be written; expected a folder to write in; choose another")
+
+
+def check_file(option: str, path: Path, suffix: str = "") -> None:
+    """Raise ConfigError, naming the command's option, unless a file that ends in `suffix` can be written at a path."""
+    if path.is_dir() or not path.name.lower().endswith(suffix):
+        ending = f" whose name ends in {suffix}" if suffix else ""
+        found = "this is a folder" if path.is_dir() else "its name is not that of one"
+        raise ConfigError(f"{option} {path}: {found}; expected a file to write{ending}; choose another name")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(
+            f"{option} {path}: its folder is not there or may not be written; expected a folder to write in; make "
+            f"{path.parent} or choose another"
+        )

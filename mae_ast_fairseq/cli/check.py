@@ -4,24 +4,25 @@ import argparse
 import json
 import os
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
-from mae_ast_fairseq.corpus.check import ERROR, KINDS, MENDED, WARNING, Report, check_manifest, mend
+from mae_ast_fairseq.cli.arguments import at_least
+from mae_ast_fairseq.corpus.check import ERROR, FIXABLE, KINDS, WARNING, Report, check_manifest, fix
 from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
-from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.files import check_file
 
 HELP = "Compare every row of a manifest with its file; exit code 1 where anything is wrong."
 EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"
 
 REMEDIES = {
     ERROR: "error, --fix leaves the row out",
-    MENDED: "error, --fix corrects the row",
+    FIXABLE: "error, --fix corrects the row",
     WARNING: "warning, --fix keeps the row",
 }
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw histograms of lengths and sample rates")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core, %(default)s)"
+        "--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes (default: one a core, %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print findings and summary as JSON")
     parser.epilog = f"{_describe_kinds()}\n\n{parser.epilog}"
@@ -54,8 +55,6 @@ def _describe_kinds() -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Check the manifest, write what was asked for, print the findings and what they come to."""
-    if args.workers < 1:
-        raise ConfigError(f"--workers {args.workers}: expected at least 1 process")
     _check_outputs(args)
     manifest = read_manifest(args.manifest)
     labels = _read_labels(args.manifest, len(manifest)) if args.fix else None
@@ -65,43 +64,36 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(args.plot, manifest, report)
         summary["plot"] = str(args.plot)
-    if args.json:
-        summary["findings"] = [
-            {
-                "where": manifest.where(row),
-                "path": manifest.path(row),
-                "kind": kind,
-                "severity": KINDS[kind].severity,
-                "found": found,
-            }
-            for row, kind, found in report.findings
-        ]
-    else:
-        for row, kind, found in report.findings:
-            print(f"{manifest.where(row)}\t{manifest.path(row)}\t{kind}\t{found}")
+    findings = [
+        {
+            "where": manifest.where(row),
+            "path": manifest.path(row),
+            "kind": kind,
+            "severity": KINDS[kind].severity,
+            "found": found,
+        }
+        for row, kind, found in report.findings
+    ]
+    if not args.json:
+        for finding in findings:
+            print(*(finding[key] for key in ("where", "path", "kind", "found")), sep="\t")
     if args.fix:
         summary["fixed"] = _fix(args.fix, manifest, report, labels)
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
-    return 1 if report.findings else 0
-
-
-# --- before hours of decoding: can what they find be written?
+    print(json.dumps(summary | {"findings": findings}, indent=2) if args.json else _as_text(summary))
+    return 1 if findings else 0
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    for option, path, suffix in (("--fix", args.fix, ".tsv"), ("--plot", args.plot, ".png")):
-        if path is None:
-            continue
-        if path.suffix != suffix or path.is_dir():
-            raise ConfigError(f"{option} {path}: expected a file to write whose name ends in {suffix}")
-        if not os.access(path.parent, os.W_OK):
-            raise ConfigError(f"{option} {path}: its folder is not there or may not be written; make or change it")
-    if args.fix and args.fix.exists() and args.manifest.exists() and args.fix.samefile(args.manifest):
-        raise ConfigError(f"--fix {args.fix}: that is the manifest itself; expected another file, so that it stays")
-    if args.plot and find_spec("matplotlib") is None:
-        raise ConfigError(
-            "--plot: matplotlib is not installed; expected it to draw with; pip install 'mae_ast_fairseq[plot]'"
-        )
+    """Refuse, before hours of decoding, what could not be written."""
+    if args.fix:
+        check_file("--fix", args.fix, ".tsv")
+        if args.fix.exists() and args.manifest.exists() and args.fix.samefile(args.manifest):
+            raise ConfigError(f"--fix {args.fix}: that is the manifest itself; expected another file, so that it stays")
+    if args.plot:
+        from mae_ast_fairseq.evaluation.plots import require_matplotlib  # loads torch, which only a picture needs
+
+        check_file("--plot", args.plot, ".png")
+        require_matplotlib()
 
 
 def _read_labels(manifest: Path, num_rows: int) -> list[str] | None:
@@ -121,12 +113,9 @@ def _read_labels(manifest: Path, num_rows: int) -> list[str] | None:
     return lines
 
 
-# --- results
-
-
 def _fix(out: Path, manifest: Manifest, report: Report, labels: list[str] | None) -> dict[str, Any]:
     """Write the clean manifest and its companions; alone the list of what was left out, if it is all."""
-    kept, rows, left_out, num_corrected = mend(manifest, report)
+    kept, rows, left_out, num_corrected = fix(manifest, report)
     list_file = out.with_suffix(".left_out.tsv")
     write_rejected(list_file, left_out)
     if not kept:
@@ -172,17 +161,18 @@ def _summarize(manifest: Manifest, report: Report) -> dict[str, Any]:
     }
 
 
-def _as_table(summary: dict[str, Any]) -> str:
+def _as_text(summary: dict[str, Any]) -> str:
     seconds = summary["seconds"]
     rates = ", ".join(f"{number} at {rate} Hz" for rate, number in summary["sample_rates"].items())
-    lines = [""] if summary["kinds"] else []
-    lines += [
-        f"{'rows':14}{summary['rows']:>9}   {summary['rows_with_findings']} of them with findings",
-        f"{'readable':14}{summary['readable']:>9}   {rates}".rstrip(),
-        f"{'hours':14}{summary['hours']:>9.2f}   lengths {seconds['min']:.3f} to {seconds['max']:.3f} s, "
-        f"median {seconds['median']:.3f} s",
+    lengths = f"lengths {seconds['min']:.3f} to {seconds['max']:.3f} s, median {seconds['median']:.3f} s"
+    rows = [
+        ["rows", summary["rows"], f"{summary['rows_with_findings']} of them with findings"],
+        ["readable", summary["readable"], rates],
+        ["hours", f"{summary['hours']:.2f}", lengths],
+        *([kind, number, REMEDIES[KINDS[kind].severity]] for kind, number in summary["kinds"].items()),
     ]
-    lines += [f"{kind:14}{number:>9}   {REMEDIES[KINDS[kind].severity]}" for kind, number in summary["kinds"].items()]
+    lines = [""] if summary["kinds"] else []
+    lines.append(tabulate(rows, tablefmt="plain", colalign=("left", "right", "left"), disable_numparse=True))
     if not summary["kinds"]:
         lines.append("nothing is wrong")
     if fixed := summary.get("fixed"):
@@ -197,12 +187,13 @@ def _as_table(summary: dict[str, Any]) -> str:
 
 def _plot(path: Path, manifest: Manifest, report: Report) -> None:
     """Draw how many files have which length and which sample rate."""
-    import matplotlib
-    from matplotlib.figure import Figure  # a Figure of its own, without pyplot, draws with Agg on any machine
+    from mae_ast_fairseq.evaluation.plots import save_figure
 
     seconds = _seconds(report)
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # one picture for everyone, whatever a matplotlibrc says
+
+    def draw() -> Any:
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(11, 4.5), layout="constrained")
         name = "/".join(manifest.file.absolute().parts[-2:])
         title = f"{name}: {len(seconds):,} readable files, {seconds.sum() / 3600:,.2f} hours"
@@ -213,8 +204,9 @@ def _plot(path: Path, manifest: Manifest, report: Report) -> None:
         if len(seconds):
             _draw_lengths(lengths, seconds)
             _draw_rates(rates, report.sample_rates[report.sample_rates > 0])
-        with atomic_write(path) as stream:
-            figure.savefig(stream, format="png", dpi=120)
+        return figure
+
+    save_figure(path, draw)
 
 
 def _draw_lengths(axes: Any, seconds: np.ndarray) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from mae_ast_fairseq.cli.arguments import at_least, number, seed
 from mae_ast_fairseq.data.audio import SAMPLE_RATE
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.files import check_file
 
 HELP = "Write stats.json: mean and standard deviation of a manifest's log-Mel values, which training normalises by."
 EXAMPLE = "mae-ast stats manifests/speech/train.tsv"
@@ -68,10 +68,7 @@ def _out(out: Path | None, manifests: Sequence[Path]) -> Path:
             "one's own; run the command for each folder, or give one file for all with --out"
         )
     file = Path(folders[0], "stats.json") if out is None else out
-    if file.is_dir():
-        raise ConfigError(f"--out {file}: this is a folder; expected a file to write; name {file / 'stats.json'}")
-    if not os.access(file.parent, os.W_OK):
-        raise ConfigError(f"--out {file}: its folder is not there or may not be written; make it or choose another")
+    check_file("--out", file)
     return file
 
 

@@ -6,17 +6,17 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import soundfile as sf
 from tqdm import tqdm
 
+from mae_ast_fairseq.corpus.processes import map_in_processes
 from mae_ast_fairseq.data import archive
-from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, open_audio, unreadable
+from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, decoding_fault, open_audio
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
 from mae_ast_fairseq.files import atomic_write
@@ -34,6 +34,16 @@ class AudioInfo(NamedTuple):
 
     num_samples: int
     sample_rate: int
+
+
+class Fault(NamedTuple):
+    """Why a file cannot be used."""
+
+    kind: str
+    found: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.found}" if self.found else self.kind
 
 
 class Rejected(NamedTuple):
@@ -56,8 +66,6 @@ class Source(NamedTuple):
 
 # Tells for a relative path its split, or (split, comma-separated labels), or None to leave the file out.
 Place = Callable[[str], str | tuple[str, str] | None]
-
-_Results = list[ManifestRow | Rejected]
 
 
 def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
@@ -109,40 +117,46 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def probe(path: str | Path) -> AudioInfo:
-    """Read from an audio file's header how long it is, and check that its last sample can be decoded.
+    """Return what an audio file holds, as `examine` finds it; raises AudioError where it finds a fault."""
+    held = examine(path)
+    if isinstance(held, Fault):
+        raise AudioError(f"{path}: {held}")
+    return held
 
-    Takes `archive.zip:offset:length` too. Raises AudioError for what is unreadable, empty, or shorter than
-    its header says.
+
+def examine(path: str | Path) -> AudioInfo | Fault:
+    """Read from an audio file's header how long it is, and see that its last sample can be decoded.
+
+    Takes `archive.zip:offset:length` too. Returns a fault for what is unreadable, empty, or shorter than its header
+    says.
     """
     try:
         if Path(path).is_file() and Path(path).stat().st_size == 0:
-            _refuse(path, "empty")
+            return Fault("empty")
         with open_audio(path) as file:
             info = AudioInfo(file.frames, file.samplerate)
             if info.num_samples > MAX_SAMPLES:
-                _refuse(path, "no length: the header does not state one; convert it from file to file")
+                return Fault("no length", "the header does not state one; convert it from file to file")
             if info.num_samples == 0:
-                _refuse(path, "empty")
+                return Fault("empty")
             if (missing := _num_missing_bytes(path)) > 0:
-                _refuse(path, f"truncated: {missing} bytes less than its header says")
-            # FLAC and MP3 headers state the length of the whole, whatever is left of it: only decoding tells.
-            try:
-                file.seek(info.num_samples - 1)
-                is_whole = len(file.read(1)) == 1
-            except sf.SoundFileError:
-                is_whole = False
-            if not is_whole:
-                _refuse(path, f"truncated: fewer than the {info.num_samples} samples its header says")
+                return Fault("truncated", f"{missing} bytes less than its header says")
+            if not _has_last_sample(file):
+                return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")
             return info
-    except AudioError:
-        raise
+    except AudioError as error:
+        return Fault("unreadable", str(error).removeprefix(f"{path}: "))
     except DECODING_ERRORS as error:
-        reason = unreadable(path, error).removeprefix(f"{path}: ").split(";")[0]
-        raise AudioError(f"{path}: unreadable: {reason}") from None
+        return Fault("unreadable", decoding_fault(path, error))
 
 
-def _refuse(path: str | Path, reason: str) -> NoReturn:
-    raise AudioError(f"{path}: {reason}")
+def _has_last_sample(file: sf.SoundFile) -> bool:
+    """FLAC and MP3 headers state the length of the whole, whatever is left of it: only decoding tells."""
+    try:
+        file.seek(file.frames - 1)
+        return len(file.read(1)) == 1
+    except sf.SoundFileError:
+        return False
 
 
 def _num_missing_bytes(path: str | Path) -> int:
@@ -179,50 +193,29 @@ def scan(
     cannot, in order. Raises ConfigError as find_audio does.
     """
     paths = find_audio(root) if paths is None else paths
-    tasks = [paths[i : i + _FILES_PER_TASK] for i in range(0, len(paths), _FILES_PER_TASK)]
-    examine_task = partial(_examine_all, Path(root), min_seconds)
+    judge = partial(_judge, Path(root), min_seconds)
+    results = map_in_processes(judge, paths, num_workers=num_workers, items_per_task=_FILES_PER_TASK)
     accepted: list[ManifestRow] = []
     rejected: list[Rejected] = []
-    with tqdm(total=len(paths), unit=" files", desc="probing", disable=None) as progress:
-        for results in _map(examine_task, tasks, num_workers):
-            accepted += [result for result in results if isinstance(result, ManifestRow)]
-            rejected += [result for result in results if isinstance(result, Rejected)]
-            progress.update(len(results))
+    with closing(results):
+        for result in tqdm(results, total=len(paths), unit=" files", desc="probing", disable=None):
+            if isinstance(result, ManifestRow):
+                accepted.append(result)
+            else:
+                rejected.append(result)
     return accepted, rejected
 
 
-def _map(
-    function: Callable[[Sequence[str]], _Results], tasks: list[Sequence[str]], num_workers: int
-) -> Iterable[_Results]:
-    if num_workers <= 1 or len(tasks) <= 1:
-        yield from map(function, tasks)
-        return
-    try:
-        with ProcessPoolExecutor(min(num_workers, len(tasks))) as pool:
-            yield from pool.map(function, tasks)
-    except BrokenProcessPool:
-        raise AudioError(
-            "a probing process was killed, by a file that crashes its decoder or for want of memory; "
-            "expected all to finish; run again with one worker, whose progress shows how far it comes"
-        ) from None
-
-
-def _examine_all(root: Path, min_seconds: float, relative_paths: Sequence[str]) -> _Results:
-    return [_examine(root, min_seconds, relative_path) for relative_path in relative_paths]
-
-
-def _examine(root: Path, min_seconds: float, relative_path: str) -> ManifestRow | Rejected:
+def _judge(root: Path, min_seconds: float, relative_path: str) -> ManifestRow | Rejected:
     if reason := unwritable(relative_path):
         return Rejected(relative_path, f"name: {reason}")
-    path = root / relative_path
-    try:
-        info = probe(path)
-    except AudioError as error:
-        return Rejected(relative_path, str(error).removeprefix(f"{path}: "))
-    if info.num_samples < min_seconds * info.sample_rate:
-        seconds = info.num_samples / info.sample_rate
+    held = examine(root / relative_path)
+    if isinstance(held, Fault):
+        return Rejected(relative_path, str(held))
+    if held.num_samples < min_seconds * held.sample_rate:
+        seconds = held.num_samples / held.sample_rate
         return Rejected(relative_path, f"too short: {seconds:.3f} s, expected at least {min_seconds} s")
-    return ManifestRow(relative_path, *info)
+    return ManifestRow(relative_path, *held)
 
 
 def split_side(relative_path: str, valid_fraction: float, seed: int) -> str:

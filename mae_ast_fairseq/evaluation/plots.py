@@ -56,7 +56,7 @@ def save_reconstruction(
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    _save(path, lambda: _reconstruction_figure(original, visible, reconstructed, title))
+    save_figure(path, lambda: _reconstruction_figure(original, visible, reconstructed, title))
 
 
 def save_confusion(path: Path, *, counts: np.ndarray, names: Sequence[str], title: str) -> None:
@@ -71,11 +71,14 @@ def save_confusion(path: Path, *, counts: np.ndarray, names: Sequence[str], titl
     Raises:
         ConfigError: matplotlib is not installed.
     """
-    _save(path, lambda: _confusion_figure(counts, names, title))
+    save_figure(path, lambda: _confusion_figure(counts, names, title))
 
 
-def _save(path: Path, draw: Callable[[], Any]) -> None:
-    """Write the figure that `draw` makes as a PNG, alike whatever a matplotlibrc says."""
+def save_figure(path: Path, draw: Callable[[], Any]) -> None:
+    """Write the figure that `draw` makes as a PNG, which appears whole or not at all, whatever a matplotlibrc says.
+
+    Raises ConfigError where matplotlib is not installed.
+    """
     require_matplotlib()
     import matplotlib
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from mae_ast_fairseq.corpus import check
-from mae_ast_fairseq.corpus.check import KINDS, check_manifest, mend
+from mae_ast_fairseq.corpus import check, processes
+from mae_ast_fairseq.corpus.check import KINDS, check_manifest, fix
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import scan
 from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
@@ -117,7 +117,7 @@ def test_findings_come_by_row(clean):
 
 def test_more_rows_than_are_sent_to_workers_at_once_stay_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "_ROWS_PER_TASK", 1)
-    monkeypatch.setattr(check, "_TASKS_AHEAD", 2)
+    monkeypatch.setattr(processes, "TASKS_AHEAD", 2)
     path = write_clean(tmp_path / "corpus", num_files=12)
     report = check_manifest(read_manifest(path), num_workers=2)
     assert report.num_samples.tolist() == [8000 + 10 * index for index in range(12)]
@@ -273,27 +273,27 @@ def test_clips_inside_an_archive_are_compared_as_files_are(tmp_path):
     assert findings(tmp_path / "train.tsv") == {(3, "silence"), (4, "unreadable"), (5, "unreadable"), (6, "missing")}
 
 
-# --- mending
+# --- fixing
 
 
-def test_a_mended_manifest_has_only_warnings(clean):
+def test_a_fixed_manifest_has_only_warnings(clean):
     warnings = {kind for _, kind in plant(clean) if KINDS[kind].severity == check.WARNING}
     manifest = read_manifest(clean)
-    mended = mend(manifest, check_manifest(manifest))
-    write_manifest(clean.with_name("mended.tsv"), manifest.root, mended.rows)
-    assert {kind for _, kind in findings(clean.with_name("mended.tsv"))} == warnings
-    assert mended.num_corrected == 2
+    fixed = fix(manifest, check_manifest(manifest))
+    write_manifest(clean.with_name("fixed.tsv"), manifest.root, fixed.rows)
+    assert {kind for _, kind in findings(clean.with_name("fixed.tsv"))} == warnings
+    assert fixed.num_corrected == 2
 
 
 def test_what_is_left_out_has_every_reason(tmp_path):
     (tmp_path / "two.tsv").write_text(f"{tmp_path}\na.wav\t16000\na.wav\t16000\n")
     manifest = read_manifest(tmp_path / "two.tsv")
-    mended = mend(manifest, check_manifest(manifest))
+    fixed = fix(manifest, check_manifest(manifest))
     missing = "missing: there is no such file"
-    assert mended.left_out == [("a.wav", missing), ("a.wav", f"{missing}; listed twice: first on line 2")]
+    assert fixed.left_out == [("a.wav", missing), ("a.wav", f"{missing}; listed twice: first on line 2")]
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_do(clean, monkeypatch):
-    monkeypatch.setattr(check, "_examine", lambda row: os._exit(9))  # which forked workers inherit
+    monkeypatch.setattr(check, "_absence", lambda path: os._exit(9))  # which forked workers inherit
     with pytest.raises(AudioError, match=r"was killed.*--workers 1"):
         check_manifest(read_manifest(clean), num_workers=2)
