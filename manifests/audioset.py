@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path, PurePosixPath
 
-from mae_ast_fairseq.corpus.scan import Place, corpus_parser, read_lines, run_corpus
+from mae_ast_fairseq.corpus.script import Place, corpus_parser, read_lines, run_corpus
 from mae_ast_fairseq.errors import ConfigError
 
 UNBALANCED = "unbalanced_train_segments.csv"

@@ -12,7 +12,6 @@ it goes on where it stopped. OUT then holds
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -25,9 +24,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.debian import Package, PackageError, fetch, require_tools
-from mae_ast_fairseq.corpus.scan import find_audio, scan, split_side, write_lines, write_rejected
+from mae_ast_fairseq.corpus.scan import find_audio, scan, write_lines, write_rejected
+from mae_ast_fairseq.corpus.script import add_split_arguments, split_side
 from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
+from mae_ast_fairseq.errors import AudioError, UserError
 from mae_ast_fairseq.files import atomic_write
 
 PACKAGES = (
@@ -63,13 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder of the corpus; made if absent")
     parser.add_argument("packages", nargs="*", help="Debian packages (default: 12 of 17.6 hours)")
-    parser.add_argument("--valid", type=float, default=0.05, help="fraction for valid (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1337, help="seed of that choice (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="probing processes")
+    add_split_arguments(parser, valid=0.05)
     args = parser.parse_args(argv)
     try:
-        if not 0 <= args.valid < 1:
-            raise ConfigError(f"--valid {args.valid}: outside [0, 1); expected a fraction, such as 0.05")
         require_tools()
         packages, failed = fetch_all(list(dict.fromkeys(args.packages or PACKAGES)), args.out / "packages")
         if packages:

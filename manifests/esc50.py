@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from pathlib import PurePosixPath
 
-from mae_ast_fairseq.corpus.scan import Place, corpus_parser, read_lines, run_corpus
+from mae_ast_fairseq.corpus.script import Place, corpus_parser, read_lines, run_corpus
 
 
 def describe(args: Namespace) -> tuple[Place, list[str]]:

@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import PurePosixPath
 
-from mae_ast_fairseq.corpus.scan import Place, corpus_parser, run_corpus
+from mae_ast_fairseq.corpus.script import Place, corpus_parser, run_corpus
 
 
 def describe(args: Namespace) -> tuple[Place, None]:

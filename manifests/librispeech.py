@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from mae_ast_fairseq.corpus.scan import Place, corpus_parser, run_corpus
+from mae_ast_fairseq.corpus.script import Place, corpus_parser, run_corpus
 
 SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 
@@ -11,9 +11,9 @@ SPLITS = {"train": "train", "dev": "valid", "test": "test"}
 def describe(args: Namespace) -> tuple[Place, None]:
     """Split by the name of the subset's folder, such as train-clean-100."""
 
-    def place(relative_path: str) -> str | None:
+    def place(relative_path: str) -> tuple[str, str] | None:
         subsets = (folder.split("-") for folder in relative_path.split("/")[:-1])
-        return next((SPLITS[name] for name, *rest in subsets if rest and name in SPLITS), None)
+        return next(((SPLITS[name], "") for name, *rest in subsets if rest and name in SPLITS), None)
 
     return place, None
 

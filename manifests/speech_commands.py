@@ -9,7 +9,7 @@ with --all-test into the same --out.
 import sys
 from argparse import Namespace
 
-from mae_ast_fairseq.corpus.scan import Place, corpus_parser, read_lines, run_corpus
+from mae_ast_fairseq.corpus.script import Place, corpus_parser, read_lines, run_corpus
 
 TEN_WORDS = ["yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go"]
 UNKNOWN, SILENCE, NOISE = "_unknown_", "_silence_", "_background_noise_"

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from mae_ast_fairseq.corpus.scan import Place, corpus_parser, read_lines, run_corpus
+from mae_ast_fairseq.corpus.script import Place, corpus_parser, read_lines, run_corpus
 from mae_ast_fairseq.errors import ConfigError
 
 SPLITS = {"1": "train", "2": "valid", "3": "test"}

@@ -204,7 +204,7 @@ def test_without_apt_get_it_is_one_line_and_exit_code_2(tmp_path, monkeypatch):
 def test_a_wrong_fraction_is_refused_before_anything_is_fetched(store, tmp_path):
     done = run(tmp_path / "out", "a-package", "--valid", 2)
     assert done.returncode == 2
-    assert "--valid 2.0: outside [0, 1)" in done.stderr
+    assert "--valid: 2 is outside [0, 1)" in done.stderr
     assert not (store / "asked").exists()
 
 

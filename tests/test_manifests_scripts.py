@@ -20,7 +20,7 @@ def run(tmp_path, monkeypatch):
 
     def run_script(name, folder, *options, code=0):
         out = tmp_path / "out"
-        monkeypatch.setattr(sys, "argv", [name, str(folder), "--out", str(out), "--workers", "1", *options])
+        monkeypatch.setattr(sys, "argv", [str(name), str(folder), "--out", str(out), "--workers", "1", *options])
         with pytest.raises(SystemExit) as exited:
             runpy.run_path(str(SCRIPTS / name), run_name="__main__")
         assert exited.value.code == code
@@ -218,4 +218,38 @@ def test_what_a_script_writes_is_read_as_labels(run, tmp_path):
 @pytest.mark.parametrize("script", sorted({path.name for path in SCRIPTS.glob("*.py")} - {"debian.py"}))  # its own test
 def test_a_wrong_fraction_is_refused(run, tmp_path, capsys, script):
     run(script, tmp_path, "--valid", "2", code=2)
-    assert "--valid 2.0: outside [0, 1)" in capsys.readouterr().err
+    assert "--valid: 2 is outside [0, 1)" in capsys.readouterr().err
+
+
+SCRIPT = '''
+"""Manifests and labels of a corpus of instruments: the second take is the test part."""
+import sys
+from pathlib import PurePosixPath
+
+from mae_ast_fairseq.corpus.script import corpus_parser, run_corpus
+
+
+def describe(args):
+    def place(relative_path):
+        instrument, _, take = PurePosixPath(relative_path).stem.partition("-")
+        return ("test" if take == args.test_take else "train", instrument) if take else None
+
+    return place, ["violin", "flute"]
+
+
+if __name__ == "__main__":
+    parser = corpus_parser(__doc__)
+    parser.add_argument("--test-take", default="2")
+    sys.exit(run_corpus(parser, describe))
+'''
+
+
+def test_a_corpus_script_is_under_thirty_lines(run, tmp_path):
+    (tmp_path / "instruments.py").write_text(SCRIPT)
+    folder = _corpus(tmp_path / "corpus", "a/violin-1.wav", "a/violin-2.wav", "flute-1.wav", "notes.wav")
+    assert SCRIPT.count("\n") < 30
+    assert run(tmp_path / "instruments.py", folder) == {
+        "train": {"a/violin-1.wav": "violin", "flute-1.wav": "flute"},
+        "test": {"a/violin-2.wav": "violin"},
+    }
+    assert (tmp_path / "out" / "labels.txt").read_text() == "violin\nflute\n"

@@ -4,10 +4,13 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
+from mae_ast_fairseq.cli.arguments import at_least, number, seed
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import (
     EXTENSIONS,
@@ -16,13 +19,13 @@ from mae_ast_fairseq.corpus.scan import (
     Source,
     find_source,
     scan,
-    split_side,
     write_rejected,
 )
+from mae_ast_fairseq.corpus.script import split_side
 from mae_ast_fairseq.data.archive import REPACK
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.files import check_file, prepare_folder
 
 HELP = "Write train.tsv, valid.tsv and rejected.tsv for a folder of audio files."
 EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"
@@ -42,13 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fraction of the files for valid.tsv, drawn by a hash of each path (0: no valid.tsv), or a text "
         "file that lists them, one path a line, relative to the folder (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1337, help="seed of that hash (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=1337, help="seed of that hash (default: %(default)s)")
     parser.add_argument(
-        "--min-seconds", type=float, default=MIN_SECONDS, help="reject shorter files (default: %(default)s)"
+        "--min-seconds",
+        type=number(float, lambda value: value >= 0, "seconds, at least 0"),
+        default=MIN_SECONDS,
+        help="reject shorter files (default: %(default)s)",
     )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=at_least(1),
         default=os.cpu_count() or 1,
         help="probing processes (default: one a core, %(default)s)",
     )
@@ -65,25 +71,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Probe the files, pack them if wanted, write the manifests, print what they hold."""
     fraction, listed = _read_valid(args.valid)
-    if args.seed < 0 or args.workers < 1 or not args.min_seconds >= 0:
-        raise ConfigError("--seed and --min-seconds must not be negative, and --workers must be at least 1")
     if args.zip is not None:
         _check_zip(args.zip, args.folder)
     source = find_source(args.folder)
     if not source.names and not source.rejected:
         raise ConfigError(f"{args.folder}: no audio files below it; expected {', '.join(EXTENSIONS)}; check the path")
     _check_listed(args.valid, listed, {*source.names.values(), *(name for name, _ in source.rejected)})
-    _prepare(args.out, has_valid=bool(listed) or fraction > 0)
+    prepare_folder("--out", args.out)
+    names = ["train", "valid"] if listed or fraction > 0 else ["train"]
+    _check_stale(args.out, names)
 
     accepted, rejected = _probe(source, args)
-    splits = _divide(accepted, source.names, args.valid, fraction, listed, args.seed)
+    splits: dict[str, list[ManifestRow]] = {name: [] for name in names}
+    for row in accepted:
+        name = source.names[row.relative_path]  # every file is on the side of its own name, wherever it lies
+        side = ("valid" if name in listed else "train") if listed else split_side(name, fraction, args.seed)
+        splits[side].append(row)
+    _check_sides(args.valid, splits)
     root = source.root
     if args.zip is not None:
         root, splits = _pack(args.zip, root, accepted, splits)
     for split, rows in splits.items():
         write_manifest(args.out / f"{split}.tsv", root, rows)
     summary = _summarize(root, args.out, splits, rejected)
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
+    print(json.dumps(summary, indent=2) if args.json else _as_text(summary))
     return 0
 
 
@@ -98,7 +109,7 @@ def _probe(source: Source, args: argparse.Namespace) -> tuple[list[ManifestRow],
         raise AudioError(
             f"{args.folder}: none of its {len(rejected)} audio files can be trained on, the first for being "
             f"{rejected[0].reason}; {args.out / 'rejected.tsv'} lists why; "
-            f"{'mend them or correct the folder' if source.names else REPACK}"
+            f"{'fix them or correct the folder' if source.names else REPACK}"
         )
     return accepted, rejected
 
@@ -109,15 +120,14 @@ def _check_zip(archive: Path, folder: Path) -> None:
         raise ConfigError(
             f"--zip {archive}: {folder} is a file; expected a folder to pack; leave --zip out for an archive"
         )
-    if archive.suffix.lower() != ".zip" or unwritable(archive.name):
-        raise ConfigError(f"--zip {archive}: not a name that manifests can refer to; expected one that ends in .zip")
+    check_file("--zip", archive, ".zip")
+    if reason := unwritable(archive.name):
+        raise ConfigError(f"--zip {archive}: its name {reason}; expected one that manifests can hold; choose another")
     if archive.exists():
         raise ConfigError(
             f"--zip {archive}: there already, and manifests may refer to it; expected a new file; delete it or "
             "choose another name"
         )
-    if not archive.parent.is_dir() or not os.access(archive.parent, os.W_OK):
-        raise ConfigError(f"--zip {archive}: expected a folder to write in; make {archive.parent} or choose another")
 
 
 def _pack(
@@ -131,8 +141,8 @@ def _pack(
     }
 
 
-def _read_valid(value: str) -> tuple[float, list[str]]:
-    """Return (fraction, []) or (0, listed paths)."""
+def _read_valid(value: str) -> tuple[float, dict[str, int]]:
+    """Return (fraction, {}) or (0, the lines of the listed paths)."""
     try:
         fraction = float(value)
     except ValueError:
@@ -144,54 +154,36 @@ def _read_valid(value: str) -> tuple[float, list[str]]:
                 "fraction such as 0.05, or a text file with one relative path a line"
             ) from None
         lines = text.removesuffix("\n").split("\n")
-        return 0.0, [line.removesuffix("\r") for line in lines]
+        return 0.0, {line.removesuffix("\r"): number for number, line in enumerate(lines, start=1)}
     if not 0 <= fraction < 1:
         raise ConfigError(f"--valid {value}: outside [0, 1); expected a fraction of the files, such as 0.05")
-    return fraction, []
+    return fraction, {}
 
 
-def _check_listed(list_path: str, listed: list[str], found: set[str]) -> None:
-    for number, name in enumerate(listed, start=1):
+def _check_listed(list_path: str, listed: Mapping[str, int], found: set[str]) -> None:
+    for name, line in listed.items():
         if name not in found:
             raise ConfigError(
-                f"{list_path}:{number}: no audio file {name!r} in the folder; expected a path relative "
+                f"{list_path}:{line}: no audio file {name!r} in the folder; expected a path relative "
                 "to the folder, as `find . -printf '%P\\n'` prints; correct or delete the line"
             )
 
 
-def _prepare(out: Path, has_valid: bool) -> None:
-    prepare_folder("--out", out)
-    if not has_valid and (out / "valid.tsv").exists():
+def _check_stale(out: Path, names: Sequence[str]) -> None:
+    if "valid" not in names and (out / "valid.tsv").exists():
         raise ConfigError(
             f"{out / 'valid.tsv'}: there from an earlier run, and its files would now be in train.tsv too; "
             "delete it or choose another --out"
         )
 
 
-def _divide(
-    accepted: list[ManifestRow],
-    names: Mapping[str, str],
-    valid: str,
-    fraction: float,
-    listed: list[str],
-    seed: int,
-) -> dict[str, list[ManifestRow]]:
-    """Put every file on the side of its own name, wherever it lies; a side without files is an error."""
-    splits: dict[str, list[ManifestRow]] = {"train": [], "valid": []}
-    held_out = set(listed)
-    for row in accepted:
-        name = names[row.relative_path]
-        side = ("valid" if name in held_out else "train") if listed else split_side(name, fraction, seed)
-        splits[side].append(row)
-    if not listed and fraction == 0:
-        del splits["valid"]
+def _check_sides(valid: str, splits: Mapping[str, Sequence[ManifestRow]]) -> None:
     for split, rows in splits.items():
         if not rows:
             raise ConfigError(
-                f"--valid {valid}: none of {len(accepted)} files fell to {split}.tsv; expected at least one; "
-                "choose another fraction or --seed, list the files, or give --valid 0 for train.tsv alone"
+                f"--valid {valid}: none of {sum(map(len, splits.values()))} files fell to {split}.tsv; expected at "
+                "least one; choose another fraction or --seed, list the files, or give --valid 0 for train.tsv alone"
             )
-    return splits
 
 
 def _summarize(root: Path, out: Path, splits: dict[str, list[ManifestRow]], rejected: list[Rejected]) -> dict[str, Any]:
@@ -210,11 +202,13 @@ def _summarize(root: Path, out: Path, splits: dict[str, list[ManifestRow]], reje
     }
 
 
-def _as_table(summary: dict[str, Any]) -> str:
-    lines = [f"{'':10}{'files':>10}{'hours':>12}   files by sample rate"]
+def _as_text(summary: dict[str, Any]) -> str:
+    rows: list[tuple[str, int, str, str]] = []
     for split, part in summary["splits"].items():
         rates = ", ".join(f"{number} at {rate} Hz" for rate, number in part["sample_rates"].items())
-        lines.append(f"{split:10}{part['files']:>10}{part['hours']:>12.2f}   {rates}")
+        rows.append((split, part["files"], f"{part['hours']:.2f}", rates))
     reasons = ", ".join(f"{number} {reason}" for reason, number in summary["rejected"].items())
-    lines.append(f"{'rejected':10}{sum(summary['rejected'].values()):>10}{'':12}   {reasons}".rstrip())
-    return "\n".join([*lines, f"written to {summary['out']}"])
+    rows.append(("rejected", sum(summary["rejected"].values()), "", reasons))
+    headers = ("", "files", "hours", "files by sample rate")
+    table = tabulate(rows, headers, tablefmt="plain", colalign=("left", "right", "right"), disable_numparse=True)
+    return f"{table}\nwritten to {summary['out']}"

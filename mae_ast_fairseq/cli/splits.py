@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mae_ast_fairseq.corpus.scan import read_lines
+from mae_ast_fairseq.corpus.script import read_lines
 from mae_ast_fairseq.data.concat import ConcatManifest, join
 from mae_ast_fairseq.data.labels import (
     FILE_NAME,

@@ -82,10 +82,10 @@ def _run(name: str, *command: str, cwd: Path) -> str:
     lines = [line for line in done.stderr.splitlines() if line and not line.startswith("W:")]
     reason = lines[-1].removeprefix("E: ") if lines else f"exit code {done.returncode}"
     if command[0] == "apt-get":
-        mend = "see whether the network is there, run `apt-get update`, or leave the package out: others can be named"
+        remedy = "see whether the network is there, run `apt-get update`, or leave the package out: others can be named"
     else:
-        mend = "the download is broken: run the same command again"
-    raise PackageError(f"{name}: `{command[0]}` says: {reason}; {mend}")
+        remedy = "the download is broken: run the same command again"
+    raise PackageError(f"{name}: `{command[0]}` says: {reason}; {remedy}")
 
 
 def _licences(name: str, files: Path) -> tuple[list[str], str]:

@@ -1,11 +1,8 @@
 """Finding the audio files below a folder, probing what each holds, and dividing them into splits."""
 
-import argparse
-import hashlib
 import os
 import struct
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,8 +14,8 @@ from tqdm import tqdm
 from mae_ast_fairseq.corpus.processes import map_in_processes
 from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, decoding_fault, open_audio
-from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
+from mae_ast_fairseq.data.manifest import ManifestRow, unwritable
+from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import atomic_write
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc")
@@ -62,10 +59,6 @@ class Source(NamedTuple):
     """what a manifest calls a file, and its path in the folder or archive"""
     rejected: list[Rejected]
     """what an archive holds in a form that cannot be read in place"""
-
-
-# Tells for a relative path its split, or (split, comma-separated labels), or None to leave the file out.
-Place = Callable[[str], str | tuple[str, str] | None]
 
 
 def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
@@ -218,15 +211,6 @@ def _judge(root: Path, min_seconds: float, relative_path: str) -> ManifestRow | 
     return ManifestRow(relative_path, *held)
 
 
-def split_side(relative_path: str, valid_fraction: float, seed: int) -> str:
-    """Return "valid" for about the given fraction of all paths, else "train".
-
-    The side follows from the seed and the path alone, so it stays when other files come or go.
-    """
-    digest = hashlib.blake2b(f"{seed}\0{relative_path}".encode(), digest_size=8).digest()
-    return "valid" if int.from_bytes(digest, "big") < valid_fraction * 2**64 else "train"
-
-
 def write_rejected(path: str | Path, rejected: Iterable[Rejected]) -> None:
     """Write `path<TAB>reason` lines; names with a tab, a line end or bytes that are not UTF-8 are escaped."""
     with atomic_write(Path(path)) as stream:
@@ -235,94 +219,7 @@ def write_rejected(path: str | Path, rejected: Iterable[Rejected]) -> None:
             stream.write(f"{name}\t{' '.join(reason.split())}\n".encode())
 
 
-def write_splits(
-    root: str | Path,
-    out: str | Path,
-    place: Place,
-    *,
-    label_order: Sequence[str] | None = None,
-    min_seconds: float = MIN_SECONDS,
-    num_workers: int = 1,
-) -> Mapping[str, int]:
-    """Scan a corpus and write `{split}.tsv`, rejected.tsv and, if labelled, `{split}.lbl` and labels.txt.
-
-    labels.txt is in `label_order`, or else alphabetical. Returns the number of files by split.
-    """
-    out, root = Path(out), Path(root).resolve()
-    accepted, rejected = scan(root, min_seconds=min_seconds, num_workers=num_workers)
-    splits: dict[str, list[tuple[ManifestRow, str]]] = {}
-    for row in accepted:
-        placed = place(row.relative_path)
-        if placed is not None:
-            split, labels = (placed, "") if isinstance(placed, str) else placed
-            splits.setdefault(split, []).append((row, labels))
-    if not splits:
-        raise AudioError(f"{root}: none of {len(accepted)} audio files is the corpus's; check the folder")
-    out.mkdir(parents=True, exist_ok=True)
-    write_rejected(out / "rejected.tsv", rejected)
-    names = {name for rows in splits.values() for _, labels in rows for name in labels.split(",") if labels}
-    if names:
-        write_lines(out / "labels.txt", label_order if label_order is not None else sorted(names))
-    for split, rows in splits.items():
-        if names:
-            write_lines(out / f"{split}.lbl", [labels for _, labels in rows])
-        write_manifest(out / f"{split}.tsv", root, [row for row, _ in rows])
-    return {split: len(rows) for split, rows in sorted(splits.items())}
-
-
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file, one line each, whole or not at all."""
     with atomic_write(path) as stream:
         stream.write("".join(f"{line}\n" for line in lines).encode())
-
-
-def read_lines(path: str | Path) -> list[str]:
-    """Read the lines of a corpus' list, without their line ends; raises ConfigError where that fails."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; expected the corpus' own list as UTF-8 text; check the folder") from None
-
-
-def corpus_parser(description: str | None) -> argparse.ArgumentParser:
-    """Build the arguments that all the scripts in `manifests/` take."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("folder", type=Path, help="folder of the corpus")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the manifests; made if absent")
-    parser.add_argument("--valid", type=float, default=0.0, help="fraction of train for valid (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1337, help="seed of that choice (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="probing processes")
-    return parser
-
-
-def run_corpus(
-    parser: argparse.ArgumentParser,
-    describe: Callable[[argparse.Namespace], tuple[Place, Sequence[str] | None]],
-    argv: Sequence[str] | None = None,
-) -> int:
-    """Write a corpus' manifests, print the files of each split, and return an exit code.
-
-    `describe(args)` returns the corpus' rule of splits and labels, and its order of labels, if it has one.
-    """
-    args = parser.parse_args(argv)
-    try:
-        if not 0 <= args.valid < 1:
-            raise ConfigError(f"--valid {args.valid}: outside [0, 1); expected a fraction, such as 0.05")
-        place, label_order = describe(args)
-
-        def place_or_hold_out(relative_path: str) -> tuple[str, str] | None:
-            placed = place(relative_path)
-            if placed is None:
-                return None
-            split, labels = (placed, "") if isinstance(placed, str) else placed
-            return split_side(relative_path, args.valid, args.seed) if split == "train" else split, labels
-
-        counts = write_splits(
-            args.folder, args.out, place_or_hold_out, label_order=label_order, num_workers=args.workers
-        )
-    except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    for split, num_files in counts.items():
-        print(f"{split}\t{num_files}")
-    return 0

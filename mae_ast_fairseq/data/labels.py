@@ -93,7 +93,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     for number, name in enumerate(lines, start=1):
         where = f"{file}:{number}"
         if fault := _unusable(name):
-            _refuse(where, fault, "the name of a label", "mend the line")
+            _refuse(where, fault, "the name of a label", "fix the line")
         if name in names:
             _refuse(where, f"{name!r} stands on line {names[name]} too", "each name once", "remove one of the lines")
         names[name] = number
@@ -261,10 +261,10 @@ def _split(where: str, line: str) -> list[str]:
     try:
         names = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
     except csv.Error as error:
-        _refuse(where, f"{line[:_NUM_SHOWN]!r} ({error})", 'names with commas as "a, b"', "mend the quotes")
+        _refuse(where, f"{line[:_NUM_SHOWN]!r} ({error})", 'names with commas as "a, b"', "fix the quotes")
     for name in names:
         if fault := _unusable(name):
-            _refuse(where, fault, "comma-separated names of labels", "mend the line")
+            _refuse(where, fault, "comma-separated names of labels", "fix the line")
     return names
 
 

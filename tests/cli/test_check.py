@@ -229,7 +229,9 @@ def test_an_interrupt_ends_it_and_its_workers(tmp_path):
     pipe = tmp_path / "a.wav"
     os.mkfifo(pipe)
     (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t16000\n")
-    code = "import sys; sys.argv[0] = 'mae-ast'\nfrom mae_ast_fairseq.cli import main\nsys.exit(main())"
+    # As a terminal starts it: who starts the tests in a shell's background leaves SIGINT ignored, also by the command.
+    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsys.argv[0] = 'mae-ast'\n"
+    code += "from mae_ast_fairseq.cli import main\nsys.exit(main())"
     command = subprocess.Popen(
         [sys.executable, "-c", code, "check", str(tmp_path / "train.tsv"), "--workers", "2"],
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""What is found below a folder, what a probe accepts, and how files are divided."""
+"""What is found below a folder, what a probe accepts, and what a scan rejects."""
 
 import os
 import re
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from mae_ast_fairseq.corpus.scan import find_audio, probe, scan, split_side, write_rejected, write_splits
+from mae_ast_fairseq.corpus.scan import find_audio, probe, scan, write_rejected
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.manifest import ManifestRow, read_manifest
+from mae_ast_fairseq.data.manifest import ManifestRow
 from mae_ast_fairseq.errors import AudioError, ConfigError
 
 
@@ -19,7 +19,7 @@ def _touch(folder, *names):
         (folder / name).touch()
 
 
-def _audio(path, num_samples=16000, rate=16000, **options):
+def write_noise(path, num_samples=16000, rate=16000, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = 0.1 * np.random.Generator(np.random.Philox(3)).standard_normal(num_samples)
     sf.write(path, noise, rate, **options)
@@ -82,7 +82,7 @@ def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
     ],
 )
 def test_a_probe_finds_what_loading_finds(tmp_path, name, rate, options):
-    path = _audio(tmp_path / name, 3 * rate + 77, rate, **options)
+    path = write_noise(tmp_path / name, 3 * rate + 77, rate, **options)
     assert probe(path) == (3 * rate + 77, rate)
     waveform = load_audio(path, expect_samples=3 * rate + 77, expect_rate=rate)
     assert len(waveform) == -(-(3 * rate + 77) * 16000 // rate)
@@ -91,14 +91,14 @@ def test_a_probe_finds_what_loading_finds(tmp_path, name, rate, options):
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.aiff"])
 @pytest.mark.parametrize("share", [0.5, 0.95])
 def test_a_truncated_file_is_refused(tmp_path, name, share):
-    path = _audio(tmp_path / name, 32000)
+    path = write_noise(tmp_path / name, 32000)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(AudioError, match=re.escape(f"{path}: truncated")):
         probe(path)
 
 
 def test_a_wav_from_a_pipe_states_no_size_and_is_accepted(tmp_path):
-    path = _audio(tmp_path / "a.wav", 32000)
+    path = write_noise(tmp_path / "a.wav", 32000)
     data = bytearray(path.read_bytes())
     data[4:8] = data[40:44] = b"\xff" * 4
     path.write_bytes(data)
@@ -115,11 +115,11 @@ def test_what_is_not_audio_is_refused(tmp_path, data, reason):
 
 
 def _mixed(folder):
-    _audio(folder / "good.wav", 16000)
-    _audio(folder / "sub" / "slow.flac", 8000, 8000)
-    _audio(folder / "short.wav", 879)
-    _audio(folder / "empty.wav", 0)
-    _audio(folder / "tab\there.wav")
+    write_noise(folder / "good.wav", 16000)
+    write_noise(folder / "sub" / "slow.flac", 8000, 8000)
+    write_noise(folder / "short.wav", 879)
+    write_noise(folder / "empty.wav", 0)
+    write_noise(folder / "tab\there.wav")
     (folder / "gone.wav").symlink_to(folder / "nowhere.wav")
     (folder / "text.wav").write_text("hello" * 100)
 
@@ -138,8 +138,8 @@ def test_a_scan_separates_what_can_be_trained_on(tmp_path):
 
 
 def test_the_shortest_file_accepted_is_55_ms(tmp_path):
-    _audio(tmp_path / "a.wav", 879)
-    _audio(tmp_path / "b.wav", 880)
+    write_noise(tmp_path / "a.wav", 879)
+    write_noise(tmp_path / "b.wav", 880)
     accepted, rejected = scan(tmp_path)
     assert ([row.relative_path for row in accepted], [row.relative_path for row in rejected]) == (
         ["b.wav"],
@@ -162,60 +162,3 @@ def test_rejected_files_stay_one_line_each(tmp_path):
         r"'tab\there.wav'",
         "text.wav",
     ]
-
-
-def test_sides_have_their_golden_values():
-    names = [f"folder/{i}.flac" for i in range(40)]
-    assert [i for i, name in enumerate(names) if split_side(name, 0.2, 1337) == "valid"] == [
-        10,
-        15,
-        21,
-        23,
-        24,
-        27,
-        37,
-        38,
-    ]
-
-
-def test_sides_have_the_fraction_asked_for():
-    sides = [split_side(f"{i}.wav", 0.05, 1337) for i in range(20_000)]
-    assert abs(sides.count("valid") - 1000) < 4 * (20_000 * 0.05 * 0.95) ** 0.5
-
-
-def test_sides_depend_on_the_seed():
-    valid = [{i for i in range(1000) if split_side(f"{i}.wav", 0.5, seed) == "valid"} for seed in (1, 2)]
-    assert 150 < len(valid[0] & valid[1]) < 350
-
-
-def test_a_larger_fraction_holds_the_smaller():
-    names = [f"{i}.wav" for i in range(1000)]
-    small, large = ({n for n in names if split_side(n, fraction, 5) == "valid"} for fraction in (0.1, 0.3))
-    assert small < large
-
-
-def test_no_file_is_valid_at_fraction_0():
-    assert {split_side(f"{i}.wav", 0.0, 1337) for i in range(1000)} == {"train"}
-
-
-def test_splits_are_written_with_labels_in_line(tmp_path):
-    for name in ("dog_0.wav", "cat_0.wav", "dog_1.wav", "noise.wav"):
-        _audio(tmp_path / "corpus" / name)
-    out = tmp_path / "out"
-
-    def place(name):
-        label, _, take = name.removesuffix(".wav").partition("_")
-        return ("train" if take == "0" else "valid", label) if take else None
-
-    assert write_splits(tmp_path / "corpus", out, place) == {"train": 2, "valid": 1}
-    manifest = read_manifest(out / "train.tsv")
-    assert [manifest.relative_path(row) for row in range(2)] == ["cat_0.wav", "dog_0.wav"]
-    assert (out / "train.lbl").read_text() == "cat\ndog\n"
-    assert (out / "valid.lbl").read_text() == "dog\n"
-    assert (out / "labels.txt").read_text() == "cat\ndog\n"
-
-
-def test_a_corpus_that_is_another_is_an_error(tmp_path):
-    _audio(tmp_path / "a.wav")
-    with pytest.raises(AudioError, match="none of 1 audio files"):
-        write_splits(tmp_path, tmp_path / "out", lambda name: None)
