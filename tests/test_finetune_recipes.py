@@ -1,11 +1,7 @@
-"""The recipes of fine-tuning list every field, are the papers', and run."""
+"""The recipes of fine-tuning are the papers', and run."""
 
 import pytest
 
-from mae_ast_fairseq.criterions.classification import ClassificationCriterionConfig
-from mae_ast_fairseq.models.mae_ast_classifier import MaeAstClassifierConfig
-from mae_ast_fairseq.optim.layerwise import StepDecayConfig
-from mae_ast_fairseq.tasks.classification import MaeAstClassificationConfig
 from tests.finetuning import TINY, finetune, write_tones
 from tests.training import EXAMPLES, config
 
@@ -15,24 +11,6 @@ RECIPES = sorted(path.stem for path in EXAMPLES.glob("finetune_*.yaml"))
 def test_there_is_one_for_each_of_the_papers_tasks():
     names = ["any", "audioset20k", "esc50", "speech_commands_v1", "speech_commands_v2", "voxceleb1", "iemocap", "fsdd"]
     assert sorted(f"finetune_{name}" for name in names) == RECIPES
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_recipes_list_every_field_and_only_those(recipe):
-    cfg = config(recipe, "task.data=/data")
-    for part, fields in (
-        ("task", MaeAstClassificationConfig),
-        ("model", MaeAstClassifierConfig),
-        ("criterion", ClassificationCriterionConfig),
-    ):
-        assert set(cfg[part]) == set(fields.__dataclass_fields__)
-        listed = (EXAMPLES / f"{recipe}.yaml").read_text().split(f"\n{part}:\n")[1].split("\n\n")[0]
-        assert [name for name in cfg[part] if f"\n  {name}:" not in f"\n{listed}"] == []
-
-
-def test_the_steps_of_the_schedule_are_listed():
-    listed = (EXAMPLES / "finetune_esc50.yaml").read_text().split("\nlr_scheduler:\n")[1]
-    assert all(f"  {name}:" in listed for name in StepDecayConfig.__dataclass_fields__ if name != "lr")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +25,7 @@ def test_the_steps_of_the_schedule_are_listed():
     ],
 )
 def test_recipes_are_the_papers(recipe, lr, length, batch_size, masks, mixup, loss, metric):
-    text = (EXAMPLES / f"finetune_{recipe}.yaml").read_text()
+    text = (EXAMPLES / "recipes" / f"finetune_{recipe}.yaml").read_text()
     assert f"  {length[0]}: {length[1]}" in text  # which the quick settings of `config` override
     cfg = config(f"finetune_{recipe}", "task.data=/data")
     assert (list(cfg.optimization.lr), cfg.dataset.batch_size) == ([lr], batch_size)

@@ -1,4 +1,4 @@
-"""Reads a recipe's YAML without hydra running: what models, tasks and criterions are built from."""
+"""Composes a recipe without hydra running: what models, tasks and criterions are built from."""
 
 import dataclasses
 import re
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from fairseq.dataclass.initialize import hydra_init
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -46,7 +49,7 @@ class Recipe(NamedTuple):
 
 def recipe_names() -> list[str]:
     """Return the names of the pretraining recipes in examples/."""
-    return sorted(path.stem for path in examples_folder().glob("*.yaml") if _is_pretraining(_load(path)))
+    return sorted(path.stem for path in examples_folder().glob("*.yaml") if not path.stem.startswith("finetune_"))
 
 
 def parse_setting(text: str) -> Setting:
@@ -87,25 +90,32 @@ def read_recipes(names: Sequence[str], settings: Sequence[Setting] = ()) -> dict
 
 
 def _find(name: str) -> Path:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else examples_folder() / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else examples_folder() / f"{name}.yaml"
     if not path.is_file():
         raise ConfigError(f"{name}: there is no such recipe; expected one of {', '.join(recipe_names())}, or a path")
     return path
 
 
 def _load(path: Path) -> DictConfig:
-    """Read a YAML of sections; `${hydra:...}` and `${now:...}` become a word, since no hydra runs."""
+    """Compose a YAML with what its defaults name; `${hydra:...}` becomes a word, since no hydra runs."""
+    hydra_init()  # makes fairseq's own fields known
     try:
+        with initialize_config_dir(str(path.parent.resolve()), version_base=None):
+            composed = compose(path.stem, overrides=_search_path(path))
         # Not yaml.safe_load, which takes 1e-06 for a word.
-        content = OmegaConf.create(_OF_A_RUNNING_HYDRA.sub("benchmark", path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        content = OmegaConf.create(_OF_A_RUNNING_HYDRA.sub("benchmark", OmegaConf.to_yaml(composed)))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, HydraException) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{path}: cannot be read as YAML ({reason}); expected a recipe as in examples/") from None
+        raise ConfigError(f"{path}: cannot be read ({reason}); expected a recipe as in examples/") from None
     if not isinstance(content, DictConfig) or not all(isinstance(content.get(name), DictConfig) for name in SECTIONS):
         raise ConfigError(f"{path}: expected a recipe that has the sections {', '.join(SECTIONS)}, as in examples/")
-    content.pop("hydra", None)
-    content.pop("defaults", None)
     return content
+
+
+def _search_path(path: Path) -> list[str]:
+    """Return what makes hydra look in examples/ too, unless the recipe says itself where to look."""
+    has_own = OmegaConf.select(OmegaConf.load(path), "hydra.searchpath") is not None
+    return [] if has_own else [f"hydra.searchpath=['{examples_folder()}']"]
 
 
 def _is_pretraining(config: DictConfig) -> bool:

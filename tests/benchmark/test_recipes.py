@@ -1,15 +1,16 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from mae_ast_fairseq.benchmark.recipes import Setting, parse_setting, read_recipes, recipe_names
+from mae_ast_fairseq.benchmark.recipes import SECTIONS, Setting, parse_setting, read_recipes, recipe_names
 from mae_ast_fairseq.config.pretraining import MaeAstFields, SsastFields
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.files import examples_folder
 
 
 def changed_recipe(folder: Path, old: str, new: str) -> str:
-    text = (examples_folder() / "mae_ast_patch.yaml").read_text()
+    text = (examples_folder() / "recipes" / "mae_ast_tiny.yaml").read_text()
     assert old in text
     path = folder / "own.yaml"
     path.write_text(text.replace(old, new))
@@ -30,12 +31,31 @@ def test_the_model_s_fields_are_the_recipe_s() -> None:
     assert recipes["mae_ast_tiny"].config.optimizer.adam_eps == 1e-6
 
 
-def test_a_path_is_a_recipe_and_hydra_s_own_words_do_no_harm(tmp_path: Path) -> None:
-    path = changed_recipe(tmp_path, "encoder_layers: 12 ", "encoder_layers: 5 ")
+def test_a_copied_recipe_composes_with_examples_and_hydra_s_own_words_do_no_harm(tmp_path: Path) -> None:
+    path = changed_recipe(tmp_path, "encoder_layers: 4", "encoder_layers: 5")
     recipe = read_recipes([path])[path]
-    assert recipe.fields.encoder_layers == 5
+    assert (recipe.fields.encoder_layers, recipe.fields.encoder_embed_dim) == (5, 192)
     assert recipe.config.common.user_dir == "benchmark/mae_ast_fairseq"
     assert "hydra" not in recipe.config
+
+
+def test_a_recipe_may_say_itself_where_its_base_lies(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "tiny.yaml").write_text("# @package _global_\nmodel: {encoder_layers: 3}\n")
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        f"hydra: {{searchpath: [{tmp_path}/elsewhere, {examples_folder()}]}}\n"
+        "defaults: [recipes/mae_ast_tiny, tiny, _self_]\n"
+    )
+    fields = read_recipes([str(path)])[str(path)].fields
+    assert (fields.encoder_layers, fields.encoder_embed_dim) == (3, 192)
+
+
+def test_a_recipe_without_a_base_is_read_too(tmp_path: Path) -> None:
+    config = read_recipes(["mae_ast_tiny"])["mae_ast_tiny"].config
+    path = tmp_path / "whole.yaml"
+    OmegaConf.save({section: config[section] for section in SECTIONS}, path)
+    assert read_recipes([str(path)])[str(path)].fields.encoder_embed_dim == 192
 
 
 @pytest.mark.parametrize(
@@ -82,10 +102,12 @@ def test_what_is_not_there_is_named(names: list[str], setting: Setting | None, m
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("\nmodel:", "\nmodels:", "expected a recipe that has the sections"),
-        ("_name: mae_ast\n", "_name: hubert\n", "no recipe of pretraining"),
-        ("encoder_layers: 12", "encoder_layer: 12", "its model cannot be read"),
-        ("\nmodel:", "\nmodel: [", "cannot be read as YAML"),
+        ("defaults: [/base/decoder, _self_]", "", "expected a recipe that has the sections"),
+        ("/base/decoder", "/base/encoder", r"cannot be read \(.*base/encoder"),
+        ("encoder_layers: 4", "_name: hubert", "no recipe of pretraining"),
+        ("encoder_layers: 4", "encoder_layer: 4", "its model cannot be read"),
+        ("\ncommon:\n", "\ncommon:\n  log_intervall: 1\n", "cannot be read"),
+        ("\nmodel:", "\nmodel: [", "cannot be read"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
