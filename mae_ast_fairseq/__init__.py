@@ -1,17 +1,19 @@
 """MAE-AST, the Masked Autoencoding Audio Spectrogram Transformer, as a fairseq plugin.
 
-Where fairseq is installed, importing the package registers its tasks, models and criterions. Our own command does
-without it until it needs it, since importing fairseq takes seconds.
+Where the package and fairseq are both imported, in whichever order, its tasks, models and criterions are registered.
+The package alone imports neither fairseq nor torch, which takes seconds.
 """
 
+import logging
 import sys
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
-
-OWN_COMMAND = "mae-ast"
 
 
 def register() -> None:
@@ -32,6 +34,43 @@ def register() -> None:
     torch.serialization.add_safe_globals([_TensorPlaceholder])
 
 
+class _RegisterAfterFairseq(MetaPathFinder):
+    """Finds fairseq as the other finders do, and registers when it has been imported."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "fairseq":
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_register(module: ModuleType) -> None:
+                with _log_settings_kept():
+                    execute(module)
+                register()
+
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+        return spec
+
+
+@contextmanager
+def _log_settings_kept() -> Iterator[None]:
+    """Undo what fairseq's import does to the root logger (`basicConfig`), and keep its remarks to itself."""
+    root, disabled = logging.getLogger(), logging.root.manager.disable
+    level, handlers = root.level, root.handlers.copy()
+    logging.disable(max(disabled, logging.INFO))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.setLevel(level)
+        root.handlers[:] = handlers
+
+
 def __getattr__(name: str) -> Any:
     """Import `load_pretrained` when it is first asked for: torch takes seconds too."""
     if name == "load_pretrained":
@@ -41,5 +80,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-if find_spec("fairseq") is not None and Path((sys.argv or [""])[0]).name != OWN_COMMAND:
+if sys.modules.get("fairseq") is not None:  # as where fairseq imports the package as its user_dir
     register()
+else:
+    sys.meta_path.insert(0, _RegisterAfterFairseq())

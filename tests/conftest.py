@@ -11,6 +11,8 @@ import pytest
 import soundfile as sf
 import torch
 
+import mae_ast_fairseq  # noqa: F401 (before fairseq, whose remarks on its import it keeps quiet)
+
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

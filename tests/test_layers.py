@@ -147,10 +147,58 @@ def test_registered_classes_do_need_fairseq() -> None:
     assert result.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'fairseq'"
 
 
+REGISTERED = """
+from fairseq.criterions import CRITERION_REGISTRY
+from fairseq.models import MODEL_REGISTRY
+from fairseq.optim import OPTIMIZER_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
+print(
+    {"mae_ast_pretraining", "mae_ast_classification"} <= TASK_REGISTRY.keys(),
+    {"mae_ast", "ssast", "mae_ast_classifier"} <= MODEL_REGISTRY.keys(),
+    {"mae_ast", "mae_ast_classification"} <= CRITERION_REGISTRY.keys(),
+    {"fused_adam", "layerwise_adam"} <= OPTIMIZER_REGISTRY.keys(),
+)
+"""
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        f"import {PACKAGE}, fairseq",
+        f"import fairseq, {PACKAGE}",
+        f"import {PACKAGE}\nfrom importlib.util import find_spec\nfind_spec('fairseq')\nimport fairseq.tasks",
+        f"from fairseq.utils import import_user_module\nfrom types import SimpleNamespace\n"
+        f"import_user_module(SimpleNamespace(user_dir={str(ROOT)!r}))",
+        *(f"import {PACKAGE}.{room}" for room in ("tasks.base", "optim.layerwise", "models.mae_ast", "criterions")),
+    ],
+)
+def test_both_imported_in_any_order_register_whatever_the_program_is_called(imports: str) -> None:
+    result = run(f"import sys; sys.argv[0] = 'mae-ast'\n{imports}\n{REGISTERED}")
+    assert result.stdout == "True True True True\n", result.stderr
+
+
+@pytest.mark.parametrize("then", ["", "import fairseq", f"import {PACKAGE}.tasks.pretraining"])
+def test_the_import_prints_nothing_and_leaves_the_root_logger_alone(then: str) -> None:
+    result = run(
+        f"import logging\nroot = logging.getLogger()\nbefore = root.level, root.handlers[:]\nimport {PACKAGE}\n{then}\n"
+        "print((root.level, root.handlers) == before, logging.root.manager.disable)"
+    )
+    assert (result.stdout, "tensorboardX" in result.stderr, "INFO" in result.stderr) == ("True 0\n", False, False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"]])
+def test_help_imports_neither_fairseq_nor_more_than_it_needs(arguments: list[str]) -> None:
+    result = run(
+        f"import sys\nfrom {PACKAGE}.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        "print('fairseq' in sys.modules)"
+    )
+    assert result.stdout.endswith("\nFalse\n"), result.stderr
+
+
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
 def test_the_error_of_a_broken_fairseq_is_passed_on(tmp_path: Path, error: str) -> None:
     (tmp_path / "fairseq").mkdir()
     (tmp_path / "fairseq" / "__init__.py").write_text(f"raise {error}('built for another torch')\n")
-    result = run(f"import {PACKAGE}", PYTHONPATH=str(tmp_path))
+    result = run(f"import {PACKAGE}\nimport fairseq", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT.parent}")
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == f"{error}: built for another torch"

@@ -1,1 +1,3 @@
 """The registered fairseq models: thin shells over `mae_ast_fairseq.nn`."""
+
+import fairseq  # noqa: F401 (first, since its import registers the modules of this room)

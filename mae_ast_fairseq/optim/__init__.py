@@ -1,1 +1,3 @@
 """Optimisers registered with fairseq."""
+
+import fairseq  # noqa: F401 (first, since its import registers the modules of this room)
