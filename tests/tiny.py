@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.config.pretraining import ClassifierFields, EncoderFields, MaeAstFields, SsastFields
 from mae_ast_fairseq.data.masking import Masking, collate
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
@@ -121,6 +122,13 @@ def alone(batch: dict[str, Any], row: int) -> dict[str, Any]:
         "masked": "masked_padding_mask",
     }
     return {name: cut(name, mask_name) for name, mask_name in pairs.items() if name in batch}
+
+
+def load_autoencoder(path: Path) -> MaskedAutoencoder:
+    """Return the MAE-AST of a checkpoint in evaluation mode."""
+    model = build_model(read_checkpoint(path))
+    assert isinstance(model, MaskedAutoencoder)
+    return model
 
 
 def golden_checkpoint(golden: Path, kind: str) -> dict[str, Any]:

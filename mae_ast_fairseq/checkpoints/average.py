@@ -1,6 +1,6 @@
 """The mean of the weights of several checkpoints of one run, as AST and SSAST report it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -15,15 +15,17 @@ LEFT_OUT = ("last_optimizer_state",)
 """Parts of a checkpoint that a mean of weights has no use for."""
 
 
-def average_checkpoints(paths: Sequence[Path], out: Path) -> Checkpoint:
+def average_checkpoints(paths: Sequence[Path], out: Path, ignore_unknown: Collection[str] = ()) -> Checkpoint:
     """Write the mean of the weights of some checkpoints, with all else from the last of them; return that one.
+
+    ignore_unknown: as in `read_checkpoint`.
 
     Raises CheckpointError where a file cannot be read or is of another model than the first.
     """
     total: dict[str, Tensor] = {}
-    first = last = read_checkpoint(paths[0])
+    first = last = read_checkpoint(paths[0], ignore_unknown)
     for path in paths:
-        last = first if path is paths[0] else read_checkpoint(path)
+        last = first if path is paths[0] else read_checkpoint(path, ignore_unknown)
         if (last.kind, last.model, last.feature_dim) != (first.kind, first.model, first.feature_dim):
             raise CheckpointError(
                 f"{path}: its model is another than that of {first.path}; expected checkpoints of one run, which alone "
@@ -38,5 +40,5 @@ def average_checkpoints(paths: Sequence[Path], out: Path) -> Checkpoint:
     }
     content = {name: value for name, value in read_content(paths[-1]).items() if name not in LEFT_OUT}
     with atomic_write(out) as stream:
-        torch.save({**content, "model": mean}, stream)
+        torch.save({**content, "model": {**content["model"], **mean}}, stream)  # what was set aside too
     return last

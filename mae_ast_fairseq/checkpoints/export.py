@@ -14,14 +14,24 @@ from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.fields import refuse
 from mae_ast_fairseq.checkpoints.read import AUTOENCODER, Checkpoint
-from mae_ast_fairseq.checkpoints.released import inexpressible, released_cfg, released_state
+from mae_ast_fairseq.checkpoints.released import ReleasedModelFields, ReleasedTaskFields, computed_tables, tensor_shapes
 from mae_ast_fairseq.checkpoints.unpickling import as_safetensors
-from mae_ast_fairseq.config.pretraining import MaeAstFields
+from mae_ast_fairseq.config.pretraining import MaeAstFields, PretrainingTaskFields
 from mae_ast_fairseq.files import atomic_write
 
 S3PRL_BANDS = 128
 
+_OF_OURS_ONLY = ("normalization", "decoder_type", "decoder_ffn_embed_dim", "decoder_attention_heads", "head_init_scale")
+_TASK_FIELDS = (
+    *("sample_rate", "normalize", "max_keep_size", "max_sample_size", "min_sample_size", "random_crop", "pad_audio"),
+)
+"""Those of our task's fields that a released file has, besides `feature_dim` and `mask_type`."""
+
 _EXPORT_SAFETENSORS = "export it with --to safetensors"
+
+
+_File = tuple[dict[str, Tensor], bytes | memoryview]
+"""The tensors that were written, and the file that holds them and all else."""
 
 
 class Exported(NamedTuple):
@@ -33,23 +43,18 @@ class Exported(NamedTuple):
     num_bytes: int
 
 
-class _File(NamedTuple):
-    state: dict[str, Tensor]
-    content: bytes | memoryview
-
-
 def export(checkpoint: Checkpoint, layout: str, out: Path) -> Exported:
     """Write a checkpoint in one of LAYOUTS; the file takes its place only when it is whole.
 
     Raises CheckpointError where the layout cannot express the model, and OSError where the file cannot be written.
     """
-    file = LAYOUTS[layout](checkpoint)
+    state, content = LAYOUTS[layout](checkpoint)
     with atomic_write(out) as stream:
-        stream.write(file.content)
+        stream.write(content)
     return Exported(
-        num_tensors=len(file.state),
+        num_tensors=len(state),
         num_parameters=sum(tensor.numel() for tensor in checkpoint.state.values()),
-        num_bytes=len(file.content),
+        num_bytes=len(content),
     )
 
 
@@ -66,11 +71,12 @@ def in_precision(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
 
 def _released(checkpoint: Checkpoint) -> _File:
     """The whole layout of fairseq: what its loaders look for stands in the file, without the optimiser's state."""
-    cfg, state = _released_parts(checkpoint, "released")
+    _check_expressible(checkpoint, "released")
+    state = _released_state(checkpoint)
     sections = {} if checkpoint.released is None else checkpoint.released.sections
     content = {
         "args": None,
-        "cfg": {"common": {}, **sections, **cfg},
+        "cfg": {"common": {}, **sections, **_released_cfg(checkpoint)},
         "model": state,
         "criterion": None,
         "optimizer_history": [
@@ -85,7 +91,7 @@ def _released(checkpoint: Checkpoint) -> _File:
         "extra_state": {"train_iterator": {"epoch": 1}},
         "last_optimizer_state": None,
     }
-    return _File(state, _pickled(content))
+    return state, _pickled(content)
 
 
 def _s3prl(checkpoint: Checkpoint) -> _File:
@@ -93,8 +99,9 @@ def _s3prl(checkpoint: Checkpoint) -> _File:
     if checkpoint.feature_dim != S3PRL_BANDS:
         found = f"cfg.task.feature_dim is {checkpoint.feature_dim}"
         refuse(checkpoint.path, found, f"{S3PRL_BANDS}, the log-Mel bands that s3prl computes", _EXPORT_SAFETENSORS)
-    cfg, state = _released_parts(checkpoint, "s3prl")
-    return _File(state, _pickled({"cfg": cfg, "model": state}))
+    _check_expressible(checkpoint, "s3prl")
+    state = _released_state(checkpoint)
+    return state, _pickled({"cfg": _released_cfg(checkpoint), "model": state})
 
 
 def _safetensors(checkpoint: Checkpoint) -> _File:
@@ -109,7 +116,7 @@ def _safetensors(checkpoint: Checkpoint) -> _File:
         cfg = {**checkpoint.released.sections, **cfg, "task": {**checkpoint.released.task_fields, **cfg["task"]}}
         state |= checkpoint.released.tensors
     history = [] if checkpoint.num_updates is None else [{"num_updates": checkpoint.num_updates}]
-    return _File(state, as_safetensors(state, {"cfg": cfg, "optimizer_history": history}))
+    return state, as_safetensors(state, {"cfg": cfg, "optimizer_history": history})
 
 
 LAYOUTS: dict[str, Callable[[Checkpoint], _File]] = {
@@ -119,17 +126,48 @@ LAYOUTS: dict[str, Callable[[Checkpoint], _File]] = {
 }
 
 
-def _released_parts(checkpoint: Checkpoint, layout: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _released_cfg(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """Return `model` and `task` of a released file's config, as plain values."""
+    own = {name: value for name, value in vars(checkpoint.model).items() if name not in _OF_OURS_ONLY}
+    model = {"_name": AUTOENCODER, **own, **vars(ReleasedModelFields()), "checkpoint_activations": False}
+    defaults = {name: getattr(PretrainingTaskFields, name) for name in _TASK_FIELDS}
+    task = {"_name": "mae_ast_pretraining", **defaults, **vars(ReleasedTaskFields())}
+    if checkpoint.released is not None:
+        model.update(checkpoint.released.model_fields)
+        task.update(checkpoint.released.task_fields)
+    task.update(feature_dim=checkpoint.feature_dim, mask_type=checkpoint.mask_type)
+    return {"model": model, "task": task}
+
+
+def _released_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Return the state of a released file: the model's, and what was set aside or the constants."""
+    fields = cast(MaeAstFields, checkpoint.model)
+    shapes = tensor_shapes(fields, checkpoint.feature_dim)
+    constants = {key: torch.zeros(shapes[key]) for key in ("encoder_mask_emb", "layer_norm.weight", "layer_norm.bias")}
+    constants["layer_norm.weight"] += 1
+    tensors = {} if checkpoint.released is None else checkpoint.released.tensors
+    state = {**constants, **computed_tables(fields), **tensors, **checkpoint.state}
+    return {key: tensor.detach() for key, tensor in state.items()}
+
+
+def _check_expressible(checkpoint: Checkpoint, layout: str) -> None:
+    """Raise CheckpointError for the first field whose value the released layout has no place for."""
     if checkpoint.kind != AUTOENCODER:
         found = f"cfg.model._name is {checkpoint.kind!r}, which the {layout} layout cannot express"
         refuse(checkpoint.path, found, AUTOENCODER, _EXPORT_SAFETENSORS)
     fields = cast(MaeAstFields, checkpoint.model)
-    if fault := inexpressible(fields, checkpoint.released):
-        found = f"cfg.model.{fault.field} is {fault.found}, which the {layout} layout cannot express"
-        refuse(checkpoint.path, found, fault.expected, _EXPORT_SAFETENSORS)
-    cfg = released_cfg(fields, checkpoint.feature_dim, checkpoint.mask_type, checkpoint.released)
-    state = released_state(fields, checkpoint.feature_dim, checkpoint.state, checkpoint.released)
-    return cfg, {key: tensor.detach() for key, tensor in state.items()}
+    choices: dict[str, tuple[Any, ...]] = {
+        "normalization": ("dataset", "batch"),  # whose statistics are in the weights
+        "decoder_type": ("transformer",),
+        "decoder_ffn_embed_dim": (0, fields.encoder_ffn_embed_dim),
+        "decoder_attention_heads": (0, fields.encoder_attention_heads),
+    }
+    if checkpoint.released is None:  # positions are among the layout's weights
+        choices |= {"enc_sine_pos": (True,), "dec_sine_pos": (True,)}
+    for name, values in choices.items():
+        if getattr(fields, name) not in values:
+            found = f"cfg.model.{name} is {getattr(fields, name)!r}, which the {layout} layout cannot express"
+            refuse(checkpoint.path, found, " or ".join(map(str, values)), _EXPORT_SAFETENSORS)
 
 
 def _pickled(content: dict[str, Any]) -> memoryview:

@@ -1,9 +1,9 @@
-"""Fields of a config that a file holds: each of its declared type, nothing in them evaluated or interpolated."""
+"""The config in a checkpoint: each field of its declared type, nothing in it evaluated or interpolated."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from mae_ast_fairseq.errors import CheckpointError
 
@@ -14,61 +14,43 @@ OF_TRAINING = "take a file that fairseq's training or `mae-ast export` wrote"
 
 
 def refuse(path: Path, found: str, expected: str, remedy: str = OF_TRAINING) -> NoReturn:
-    """Raise CheckpointError: what was found in a file, what is expected, and how to mend it."""
+    """Raise CheckpointError: what was found in a file, what is expected, and how to fix it."""
     raise CheckpointError(f"{path}: {found}; expected {expected}; {remedy}")
 
 
-def mapping(path: Path, value: Any, key: str) -> Mapping[str, Any]:
-    """Return `value` where it is a mapping with text for keys; `key` is '' for the file's whole content."""
+def section(path: Path, values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the mapping in `values` that a full key such as `cfg.model` ends with."""
+    value = values.get(key.rpartition(".")[2])
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return value
-    what = f"{key} is" if key else "it holds"
-    refuse(path, f"{what} {type(value).__name__}", "a mapping of names")
-
-
-def entry(path: Path, values: Mapping[str, Any], key: str) -> Any:
-    """Return the entry of `values` that a full key such as `cfg.model` ends with."""
-    name = key.rpartition(".")[2]
-    if name in values:
-        return values[name]
-    refuse(path, f"{key} is missing", "the layout of fairseq: cfg (model, task) and model (weights)")
+    found = f"{key} is missing" if value is None else f"{key} is {type(value).__name__}"
+    refuse(path, found, "a mapping of names: a checkpoint has cfg (model, task) and model (weights)")
 
 
 def check_fields(path: Path, key: str, values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
-    """Raise CheckpointError where a field is unknown to `types`, interpolated, or of another type than it says."""
+    """Raise CheckpointError where a field is interpolated or of another type than `types` says, if it says one."""
     for name, value in values.items():
-        field = f"{key}.{short(name)}"
+        found, kind = f"{key}.{short(name)} is {shown(value)}", types.get(name, Any)
         if is_interpolated(value):
-            refuse(path, f"{field} is {shown(value)}", "a value", "interpolations are not resolved: write the value")
-        if name not in types:
-            found = f"{field} is no field that is known here, with the value {shown(value)}"
-            refuse(path, found, "the fields of this version", "take a newer mae_ast_fairseq, or leave the field out")
-        if not _is_of(types[name], value):
-            refuse(path, f"{field} is {shown(value)}", _name(types[name]))
+            refuse(path, found, "a value", "interpolations are not resolved: write the value")
+        if not _is_of(kind, value):
+            refuse(path, found, _name(kind))
 
 
-def taken(values: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+def select_fields(values: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the checked `values` that `types` names; a whole number will do for a fraction."""
     found = {name: values[name] for name in types if name in values}
     return {name: float(value) if types[name] is float else value for name, value in found.items()}
 
 
 def is_plain(value: Any) -> bool:
-    """Tell whether a value is made of None, text, numbers, lists and mappings alone, as JSON has them."""
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and is_plain(item) for name, item in value.items())
-    if isinstance(value, list):
-        return all(map(is_plain, value))
-    return type(value) in (NoneType, str, bool, int, float)
+    """Return whether a value is made of None, text, numbers, lists and mappings alone, as JSON has them."""
+    return all(type(leaf) in (NoneType, str, bool, int, float) for leaf in _leaves(value))
 
 
 def is_interpolated(value: Any) -> bool:
-    """Tell whether a text in `value`, however deep, asks omegaconf to look something up."""
-    if isinstance(value, Mapping):
-        return any(map(is_interpolated, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(map(is_interpolated, value))
-    return isinstance(value, str) and "${" in value
+    """Return whether a text in `value`, however deep, asks omegaconf to look something up."""
+    return any(isinstance(leaf, str) and "${" in leaf for leaf in _leaves(value))
 
 
 def shown(value: Any) -> str:
@@ -88,9 +70,22 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names)[:MAX_SHOWN]) + more
 
 
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what stands in nested lists and mappings; of a mapping with other keys than text, itself."""
+    if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
 def _is_of(kind: Any, value: Any) -> bool:
     if kind is Any:
         return is_plain(value)
+    if get_origin(kind) is Literal:
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     if get_origin(kind) is Union:
         return any(_is_of(choice, value) for choice in get_args(kind))
     if get_origin(kind) is list:
@@ -101,10 +96,7 @@ def _is_of(kind: Any, value: Any) -> bool:
 
 
 def _name(kind: Any) -> str:
-    if get_origin(kind) is Union:
-        return " or ".join(map(_name, get_args(kind)))
-    if get_origin(kind) is list:
-        return f"a list of {_name(get_args(kind)[0])}"
-    if kind is Any:
-        return "plain values"
-    return "None" if kind is NoneType else "int of 64 bits" if kind is int else kind.__name__
+    if get_origin(kind) is Literal:
+        return f"{get_args(kind)[0]!r}, the only one that is built here"
+    names = {int: "int of 64 bits", Any: "plain values"}
+    return names.get(kind) or (kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", ""))

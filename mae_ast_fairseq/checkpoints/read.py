@@ -5,7 +5,8 @@ Files of fairseq and of `mae-ast export`, told apart by their content. Only tens
 interpolated.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, cast, get_type_hints
 
@@ -13,18 +14,28 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, check_fields, entry, listed, mapping, refuse, shown, taken
+from mae_ast_fairseq.checkpoints.fields import (
+    OF_TRAINING,
+    check_fields,
+    listed,
+    refuse,
+    section,
+    select_fields,
+    short,
+    shown,
+)
 from mae_ast_fairseq.checkpoints.released import MODEL_TYPES as RELEASED_MODEL_TYPES
 from mae_ast_fairseq.checkpoints.released import TASK_TYPES as RELEASED_TASK_TYPES
-from mae_ast_fairseq.checkpoints.released import Released, check_supported, set_aside, tensor_shapes
+from mae_ast_fairseq.checkpoints.released import Released, set_aside, tensor_shapes
 from mae_ast_fairseq.checkpoints.unpickling import FETCH_AGAIN, read_content
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, FinetuningFields
 from mae_ast_fairseq.config.pretraining import EncoderFields, MaeAstFields, PretrainingTaskFields
 from mae_ast_fairseq.errors import CheckpointError, ConfigError
 from mae_ast_fairseq.files import package_folder
-from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+
+logger = logging.getLogger(__name__)
 
 AUTOENCODER = "mae_ast"
 
@@ -35,20 +46,25 @@ BUNDLED = {"tiny": WEIGHTS / "tiny.safetensors"}
 MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length": 1_000_000}
 """Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
 
-SHELL_TYPES = dict.fromkeys(
-    (
-        *("_name", "data", "seed", "train_subset", "restore_file", "finetune_from_model", "save_dir"),
-        *("planned_warmup", "planned_updates"),
-    ),
-    Any,
+FORMER_TASK_FIELDS = (
+    *("train_subset", "restore_file", "finetune_from_model", "save_dir"),
+    *("planned_warmup", "planned_updates", "warmup_updates", "max_update"),
 )
-"""Fields that the registered tasks have besides those of `config`; nothing here reads them."""
+"""Fields that our tasks once had, copies of those of other parts of fairseq's config."""
+
+HARMLESS_MODEL_FIELDS = (
+    *("mask_channel_length", "mask_channel_prob", "mask_channel_selection", "mask_channel_other"),
+    *("no_mask_channel_overlap", "mask_channel_min_space", "logit_temp", "skip_masked", "skip_nomask"),
+    *("quant_noise_pq", "quant_noise_pq_block_size", "quant_noise_scalar", "final_dropout", "layerdrop"),
+    *("fp16", "offload_activations", "min_params_to_wrap", "required_seq_len_multiple"),
+)
+"""Fields of fairseq's other audio models, which forks copy, that change nothing but training or memory."""
 
 TASK_TYPES = {
-    **SHELL_TYPES,
-    **RELEASED_TASK_TYPES,
+    **dict.fromkeys(("_name", *FORMER_TASK_FIELDS), Any),
     **get_type_hints(ClassificationTaskFields),
     **get_type_hints(PretrainingTaskFields),
+    **RELEASED_TASK_TYPES,
 }
 LEFT_OUT_TYPES = {
     AUTOENCODER: RELEASED_MODEL_TYPES,
@@ -95,10 +111,13 @@ def checkpoint_path(name: str | Path) -> Path:
     return path if path.is_file() else BUNDLED.get(str(name), path)
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> Checkpoint:
     """Read a checkpoint of one of our models, a released one, or what `mae-ast export` wrote, and check all in it.
 
-    `path` may be one of BUNDLED.
+    Args:
+        path: a file, or one of BUNDLED.
+        ignore_unknown: fields of `cfg.model` to leave out where they are unknown here; others that are unknown may
+            change what the model computes and are refused. Unknown fields of `cfg.task` are only warned of.
 
     Raises CheckpointError, which names the file and the key: no such file, not a checkpoint, truncated, with code
     in it, of another kind of model, fields unknown, interpolated or of a wrong type, keys missing, unexpected or
@@ -106,22 +125,26 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path = checkpoint_path(path)
     content = read_content(path)
-    cfg = mapping(path, entry(path, content, "cfg"), "cfg")
-    parts = {name: mapping(path, entry(path, cfg, f"cfg.{name}"), f"cfg.{name}") for name in ("model", "task")}
+    cfg = section(path, content, "cfg")
+    parts = {name: section(path, cfg, f"cfg.{name}") for name in ("model", "task")}
     kind = _kind(path, parts["model"])
     model_types, task_types = get_type_hints(MODELS[kind].fields), get_type_hints(PretrainingTaskFields)
-    check_fields(path, "cfg.model", parts["model"], {"_name": str, **LEFT_OUT_TYPES.get(kind, {}), **model_types})
+    known = {"_name": str, **dict.fromkeys(HARMLESS_MODEL_FIELDS, Any), **LEFT_OUT_TYPES.get(kind, {}), **model_types}
+    parts["model"] = _without_unknown(path, parts["model"], known, ignore_unknown)
+    check_fields(path, "cfg.model", parts["model"], known)
     check_fields(path, "cfg.task", parts["task"], TASK_TYPES)
-    check_supported(path, parts)
-    task = PretrainingTaskFields(**taken(parts["task"], task_types))
+    if unknown := parts["task"].keys() - TASK_TYPES.keys():
+        names = listed([short(name) for name in unknown])
+        logger.warning("%s: cfg.task has fields that are unknown here and not read: %s", path, names)
+    task = PretrainingTaskFields(**select_fields(parts["task"], task_types))
     checkpoint = Checkpoint(
         path=path,
         kind=kind,
-        model=MODELS[kind].fields(**taken(parts["model"], model_types)),
+        model=MODELS[kind].fields(**select_fields(parts["model"], model_types)),
         feature_dim=task.feature_dim,
         mask_type=task.mask_type,
         num_updates=_num_updates(content),
-        state=dict(mapping(path, entry(path, content, "model"), "model")),
+        state=dict(section(path, content, "model")),
     )
     _check_state(checkpoint)
     if kind != AUTOENCODER:
@@ -150,24 +173,11 @@ def build_untrained(checkpoint: Checkpoint, seed: int) -> SpectrogramEncoder:
     return model.eval()
 
 
-def load_autoencoder(path: str | Path, device: str | torch.device = "cpu") -> MaskedAutoencoder:
-    """Return the model of a checkpoint of MAE-AST in evaluation mode; raises CheckpointError for anything else."""
-    return build_autoencoder(read_checkpoint(path)).to(device)
-
-
-def build_autoencoder(checkpoint: Checkpoint) -> MaskedAutoencoder:
-    """Return the model of a checkpoint of MAE-AST; raises CheckpointError for another kind of model."""
-    if checkpoint.kind != AUTOENCODER:
-        found = f"cfg.model._name is {checkpoint.kind!r}: a checkpoint of another kind of model"
-        refuse(checkpoint.path, found, AUTOENCODER, "give a checkpoint of MAE-AST pretraining")
-    return cast(MaskedAutoencoder, build_model(checkpoint))
-
-
 # --- its config
 
 
 def _kind(path: Path, model_cfg: Mapping[str, Any]) -> str:
-    name = entry(path, model_cfg, "cfg.model._name")
+    name = model_cfg.get("_name")
     if isinstance(name, str) and name in MODELS:
         return name
     found = f"cfg.model._name is {shown(name)}: a checkpoint of another kind of model"
@@ -182,68 +192,66 @@ def _num_updates(content: Mapping[str, Any]) -> Optional[int]:
     return num_updates if type(num_updates) is int else None
 
 
+def _without_unknown(
+    path: Path, fields: Mapping[str, Any], known: Collection[str], ignored: Collection[str]
+) -> dict[str, Any]:
+    """Return the fields of a model that are known; raises CheckpointError for others that are not ignored."""
+    unknown = [name for name in fields if name not in known]
+    if refused := [short(name) for name in unknown if name not in ignored]:
+        found = f"cfg.model has fields that are unknown here ({listed(refused)}) and may change what it computes"
+        remedy = "where you know that they do not, add --ignore-unknown NAME, or ignore_unknown=[NAME] in Python"
+        refuse(path, found, "the fields of this version", remedy)
+    return {name: value for name, value in fields.items() if name not in unknown}
+
+
 # --- its weights
 
 
 def _check_state(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError where the fields contradict each other or the weights do not fit them."""
     path, state = checkpoint.path, checkpoint.state
-    _check_sizes(checkpoint)
     expected = _expected(checkpoint)
     if isinstance(checkpoint.model, MaeAstFields):
         shapes = tensor_shapes(checkpoint.model, checkpoint.feature_dim)
-        expected |= {key: torch.empty(shape, device="meta") for key, shape in shapes.items() if key in state}
-    others = {key: type(value).__name__ for key, value in state.items() if not _is_plain_tensor(value)}
-    _refuse_keys(path, "not plain tensors", [f"{key} ({kind})" for key, kind in others.items()])
+        expected |= {key: str(shape) for key, shape in shapes.items() if key in state}
     _refuse_keys(path, "missing", expected.keys() - state.keys())
     _refuse_keys(path, "unexpected", state.keys() - expected.keys())
-    misshapen = [
-        f"{key} ({_shape(state[key])} instead of {_shape(value)})"
-        for key, value in expected.items()
-        if _shape(state[key]) != _shape(value)
-    ]
+    found = {key: _described(value) for key, value in state.items()}
+    misshapen = [f"{key} ({found[key]} instead of {shape})" for key, shape in expected.items() if found[key] != shape]
     _refuse_keys(path, "misshapen", misshapen)
-    not_finite = [key for key in expected if not torch.isfinite(state[key]).all()]
-    _refuse_keys(path, "NaN or infinite", not_finite, FETCH_AGAIN)
+    not_finite = [key for key, value in state.items() if value.is_meta or not torch.isfinite(value).all()]
+    _refuse_keys(path, "NaN, infinite or without values", not_finite, FETCH_AGAIN)
 
 
-def _check_sizes(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError for sizes that no weight tells of, or that would take hours or all memory to build."""
+def _expected(checkpoint: Checkpoint) -> dict[str, str]:
+    """Describe the state of the model that a checkpoint's fields ask for, built without memory for its values."""
     for name, most in MAX_SIZES.items():
         size = getattr(checkpoint.model, name, 0)
         if size > most:
             remedy = "write what it was trained with; sin/cos positions grow as they need"
             refuse(checkpoint.path, f"cfg.model.{name} is {size}", f"at most {most}", remedy)
-
-
-def _expected(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the state of the model that a checkpoint's fields describe, without memory for its values."""
     try:
         with torch.device("meta"):
-            return MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim).state_dict()
+            state = MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim).state_dict()
     except ConfigError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from None
     except (RuntimeError, TypeError, OverflowError) as error:  # more values than torch can count
         reason = str(error).splitlines()[0]
         refuse(checkpoint.path, f"cfg.model describes a model that cannot be built ({reason})", "one that fits")
+    return {key: _described(value) for key, value in state.items()}
 
 
-def _is_plain_tensor(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
+def _described(value: Any) -> str:
+    """Return a tensor's shape, with its kind of number where that is not floating point of 16 bits or more."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    number = "" if value.dtype in FLOATS else f" {value.dtype}".replace("torch.", "")
+    layout = "" if value.layout is torch.strided else f" {value.layout}".replace("torch.", "")
+    return f"{list(value.shape)}{number}{layout}"
 
 
-def _shape(tensor: Tensor) -> str:
-    """Name a tensor's shape, and its kind of number where that is not floating point of 16 bits or more."""
-    number = "" if tensor.dtype in FLOATS else f" {tensor.dtype}".replace("torch.", "")
-    return f"{list(tensor.shape)}{number}"
-
-
-def _refuse_keys(path: Path, fault: str, keys: Any, remedy: str = OF_TRAINING) -> None:
-    if names := [f"model.{key}" for key in keys]:
-        found = f"{len(names)} tensors" if len(names) > 1 else "a tensor"
-        refuse(path, f"{found} {fault}: {listed(names)}", "the weights of the model that its cfg describes", remedy)
+def _refuse_keys(path: Path, fault: str, keys: Collection[str], remedy: str = OF_TRAINING) -> None:
+    if keys:
+        found = f"{len(keys)} tensors" if len(keys) > 1 else "a tensor"
+        names = listed([f"model.{key}" for key in keys])
+        refuse(path, f"{found} {fault}: {names}", "the weights of the model that its cfg describes", remedy)

@@ -1,13 +1,11 @@
-"""What fine-tuning takes from a checkpoint, and how fast each part of the classifier learns; without fairseq."""
+"""What fine-tuning takes from a checkpoint."""
 
-import re
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint
-from mae_ast_fairseq.config.pretraining import ClassifierFields, EncoderFields, MaeAstFields, SsastFields
+from mae_ast_fairseq.config.pretraining import ClassifierFields, EncoderFields, MaeAstFields
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.positions import resize_positions
@@ -24,21 +22,14 @@ STRIDES = ("ast_kernel_stride_chan", "ast_kernel_stride_time")
 ENCODER_PREFIXES = ("batch_norm.", "post_extract_proj.", "encoder.", "positions.")
 """Tensors of any of our models that make up its encoder."""
 
-HEAD = "head."
 TABLE = "positions.table"
-_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
-
-
-# --- weights
 
 
 def positions_of(fields: EncoderFields) -> str:
     """Return the choice of `model.positions` that a model of any kind was trained with."""
-    if isinstance(fields, ClassifierFields):
-        return fields.positions
-    if isinstance(fields, SsastFields):
-        return "learned"
-    return "sinusoidal" if not isinstance(fields, MaeAstFields) or fields.enc_sine_pos else "none"
+    if isinstance(fields, MaeAstFields):
+        return "sinusoidal" if fields.enc_sine_pos else "none"
+    return getattr(fields, "positions", "learned")  # SSAST's are always learned
 
 
 def taken_fields(checkpoint: Checkpoint, fields: ClassifierFields, feature_dim: int) -> dict[str, Any]:
@@ -93,28 +84,3 @@ def _overlaps(fields: EncoderFields) -> bool:
 def _columns(grid: TokenGrid, fields: EncoderFields) -> int:
     """Return the columns of tokens for which positions are learned."""
     return fields.max_token_length // grid.rows
-
-
-# --- learning rates
-
-
-def learning_rate_scales(
-    names: Iterable[str], *, num_layers: int, layer_norm_first: bool, layer_decay: float, head_scale: float
-) -> dict[str, float]:
-    """Return for each parameter's name the factor of its learning rate (layer-wise decay, as in BEiT and MAE).
-
-    The head has `head_scale`, the last encoder layer `layer_decay`, each layer below it the same share of the one
-    above, and what comes before the first layer (projection, positions, the input's LayerNorm) once more.
-    """
-    depths = {name: _depth(name, num_layers, layer_norm_first) for name in names}
-    return {name: layer_decay**depth * (head_scale if name.startswith(HEAD) else 1.0) for name, depth in depths.items()}
-
-
-def _depth(name: str, num_layers: int, layer_norm_first: bool) -> int:
-    """Count the layers above a parameter, the head being one: 0 for the head, num_layers + 1 for the projection."""
-    if name.startswith(HEAD):
-        return 0
-    if layer := _LAYER.match(name):
-        return num_layers - int(layer[1])
-    # A pre-LayerNorm encoder has its LayerNorm at its end, where the head is.
-    return 0 if layer_norm_first and name.startswith("encoder.layer_norm.") else num_layers + 1

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, mapping, refuse
+from mae_ast_fairseq.checkpoints.fields import refuse, section
 
 METADATA = "mae_ast_fairseq"
 """Key of a safetensors file's metadata that holds, as JSON, what a checkpoint of fairseq has besides its weights."""
@@ -30,16 +30,15 @@ def read_content(path: Path) -> Mapping[str, Any]:
 
     Raises CheckpointError: no such file, cannot be read, not a checkpoint, truncated, with code in it.
     """
-    if not path.exists():
-        refuse(path, "there is no such file", "a checkpoint", "correct the path")
-    if path.is_dir():
-        refuse(path, "this is a folder", "a checkpoint", "name a file in it, such as checkpoint_best.pt")
     try:
         with path.open("rb") as file:
             start = file.read(_LENGTH_BYTES + 1)
     except OSError as error:
-        refuse(path, f"it cannot be read ({error.strerror or error})", "a checkpoint", "correct its permissions")
-    return _read_safetensors(path) if start[_LENGTH_BYTES:] == b"{" else mapping(path, _unpickle(path), "")
+        remedy = "name a file that is there and may be read, such as checkpoint_best.pt"
+        refuse(path, f"it cannot be read ({error.strerror or error})", "a checkpoint", remedy)
+    if start[_LENGTH_BYTES:] == b"{":
+        return _read_safetensors(path)
+    return section(path, {"content": _unpickle(path)}, "content")
 
 
 def as_safetensors(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
@@ -62,14 +61,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         written = "weights with their config, as `mae-ast export --to safetensors` writes"
         refuse(path, f"{key} is missing: a safetensors file of another program", written, "export the checkpoint")
     try:
-        content = json.loads(metadata[METADATA], parse_constant=_no_constant)
+        content = json.loads(metadata[METADATA])
     except (ValueError, RecursionError) as error:
         refuse(path, f"{key} cannot be read ({str(error).splitlines()[0]})", "JSON", FETCH_AGAIN)
-    return {**mapping(path, content, key), "model": state}
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    return {**section(path, {METADATA: content}, key), "model": state}
 
 
 def _unpickle(path: Path) -> Any:
@@ -86,12 +81,8 @@ def _unpickle(path: Path) -> Any:
 def _refuse_unpickled(path: Path, error: Exception) -> NoReturn:
     """Say in one line why torch could not load a file."""
     if unsafe := _UNSAFE_GLOBAL.search(str(error)):
-        refuse(
-            path,
-            f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed",
-            "tensors and plain values only",
-            OF_TRAINING,
-        )
+        found = f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed"
+        refuse(path, found, "tensors and plain values only")
     with path.open("rb") as file:
         is_zip = file.read(2) == b"PK"
     is_cut = isinstance(error, (EOFError, struct.error)) or "unexpected EOF" in str(error)

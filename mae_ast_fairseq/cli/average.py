@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from mae_ast_fairseq.checkpoints.average import average_checkpoints
+from mae_ast_fairseq.cli.checkpoint import add_ignore_unknown
 from mae_ast_fairseq.errors import ConfigError
 
 HELP = "Average the weights of several checkpoints of one run."
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoints", type=Path, nargs="+", help="of one run; all but the weights is taken from the last one named"
     )
+    add_ignore_unknown(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write; replaced if there")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
@@ -27,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out {args.out}: this cannot be written; expected a file in a folder that is there")
     if args.out.exists() and any(path.exists() and path.samefile(args.out) for path in args.checkpoints):
         raise ConfigError(f"--out {args.out}: this is one of the checkpoints; expected another file; name a new one")
-    last = average_checkpoints(args.checkpoints, args.out)
+    last = average_checkpoints(args.checkpoints, args.out, args.ignore_unknown)
     summary = {"checkpoints": [str(path) for path in args.checkpoints], "model": last.kind, "out": str(args.out)}
     if args.json:
         print(json.dumps(summary, indent=2))

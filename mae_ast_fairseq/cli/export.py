@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from mae_ast_fairseq.checkpoints.export import LAYOUTS, Exported, export, in_precision
-from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint
+from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.inference.encoder import PRECISIONS
@@ -17,9 +18,7 @@ EXAMPLE = "mae-ast export checkpoints/checkpoint_best.pt --to s3prl --out mae_as
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "checkpoint", type=checkpoint_path, help="ours, a released one, or one that was exported before"
-    )
+    add_checkpoint_argument(parser, "ours, a released one, or one that was exported before")
     parser.add_argument(
         "--to",
         required=True,
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.precision is not None:
         require_choice("--precision", args.precision, PRECISIONS)
     _check_out(args.out, args.checkpoint)
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     if args.precision is not None:
         checkpoint = in_precision(checkpoint, PRECISIONS[args.precision])
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints.read import checkpoint_path
+from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
@@ -47,10 +47,8 @@ MAX_SHOWN = 20  # bad clips that are named on stderr
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "checkpoint",
-        type=checkpoint_path,
-        help="of any model of this project, ours or as released, or tiny, which the package brings",
+    add_checkpoint_argument(
+        parser, "of any model of this project, ours or as released, or tiny, which the package brings"
     )
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files of any rate, right after the checkpoint")
     parser.add_argument("--manifest", type=Path, help="take the clips of this manifest instead")
@@ -99,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     layers = parse_layers(args.layer)
     _check_arguments(args)
     placement = check_device_arguments(args)
-    model = load_pretrained(args.checkpoint).encoder.to(*placement)
+    model = load_pretrained(args.checkpoint, ignore_unknown=args.ignore_unknown).encoder.to(*placement)
     layer_numbers("--layer", layers, model.num_layers)
     if args.readout is not None:
         check_readout("--readout", args.readout, model.grid.rows)

@@ -13,7 +13,8 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model
+from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import printable
 from mae_ast_fairseq.config.pretraining import ClassifierFields
@@ -36,7 +37,7 @@ COLUMNS = ("file", "part", "start", "end", "rank", "label", "probability")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=checkpoint_path, help="of a fine-tuned classifier; its labels are inside")
+    add_checkpoint_argument(parser, "of a fine-tuned classifier; its labels are inside")
     parser.add_argument(
         "paths",
         nargs="*",
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     """Classify the files and print a row for each, or each window; 1 where some files are broken."""
     device, dtype = check_device_arguments(args)
     _check_arguments(args)
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     fields = _classifier_fields(checkpoint)
     _check_window(args, checkpoint)
     clips = list(_clips(args))

@@ -12,7 +12,8 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained
+from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.splits import (
     Clips,
@@ -54,7 +55,7 @@ NO_LAYER = "-"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=checkpoint_path, help="of any of our models, as released, or tiny")
+    add_checkpoint_argument(parser, "of any of our models, as released, or tiny")
     add_division_arguments(parser)
     parser.add_argument(
         "--classifier",
@@ -114,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     """Read the data, extract features once, probe them by every seed and division, print the table."""
     device, dtype = check_device_arguments(args)
     _check_arguments(args)
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     _layers(args.layer, checkpoint.model.encoder_layers)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     if args.readout != ALL:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained
+from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import printable
 from mae_ast_fairseq.config.pretraining import MaskingFields, require_choice
@@ -37,7 +38,7 @@ MAX_STEM = 50  # characters of a file's name in its picture's: 255 bytes hold th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=checkpoint_path, help="of pretraining: MAE-AST, SSAST, or tiny")
+    add_checkpoint_argument(parser, "of pretraining: MAE-AST, SSAST, or tiny")
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files of any rate, right after the checkpoint")
     parser.add_argument("--manifest", type=Path, help="draw the clips from this manifest instead")
     parser.add_argument(
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     """Choose the clips, reconstruct and draw each, print the scores."""
     _check_arguments(args)
     plots.require_matplotlib()
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     fields = _masking_fields(checkpoint)
     settings = _settings(args, checkpoint, fields)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)

@@ -105,6 +105,8 @@ class ClassifierFields(EncoderFields):
 class AudioTaskFields:
     """Fields that every task has; sizes count samples at `sample_rate`."""
 
+    data: str = option("???", "folder of {split}.tsv; several, separated by `:`, are trained on together")
+    seed: int = option("${common.seed}", "of every random draw; common.seed")
     sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
     feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's")
     max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples")

@@ -1,6 +1,6 @@
 """A pretrained encoder in plain PyTorch: waveforms in, features out; without fairseq."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -46,17 +46,21 @@ class Encoded(NamedTuple):
 
 
 def load_pretrained(
-    path: str | Path, device: str | torch.device = "cpu", precision: str = "float32"
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+    ignore_unknown: Collection[str] = (),
 ) -> "PretrainedEncoder":
     """Return the encoder of a checkpoint, ours or in the released layout, ready for `model(waveform)`.
 
     precision: `float32`, `bfloat16` or `float16`; log-Mel frames are computed and normalised in float32 anyway.
+    ignore_unknown: fields of the file's model that are unknown here and, as you know, change nothing.
 
     Raises CheckpointError, which names file and key, and ConfigError for an unknown precision. Only tensors and plain
     values are read from the file, and nothing in it is executed.
     """
     require_choice("precision", precision, PRECISIONS)
-    encoder = build_model(read_checkpoint(path))
+    encoder = build_model(read_checkpoint(path, ignore_unknown))
     encoder.remove_pretraining_modules()
     return PretrainedEncoder(encoder).to(device, PRECISIONS[precision]).eval()
 

@@ -2,16 +2,14 @@
 
 import logging
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, cast
 
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask
-from omegaconf import II, MISSING, OmegaConf
+from omegaconf import OmegaConf
 from torch import nn
 
 from mae_ast_fairseq.corpus.statistics import (
@@ -40,31 +38,15 @@ FAIRSEQ_LAST_CHECKPOINT = "checkpoint_last.pt"
 """The default of `checkpoint.restore_file`, which need not exist."""
 
 
-@dataclass
-class AudioTaskConfig(FairseqDataclass):
-    """Fields that every task has, most of them known elsewhere in fairseq's config."""
-
-    data: str = field(
-        default=MISSING, metadata={"help": "folder of {split}.tsv; several, separated by `:`, are trained on together"}
-    )
-    seed: int = field(default=II("common.seed"), metadata={"help": "of every random draw; common.seed"})
-    train_subset: str = field(
-        default=II("dataset.train_subset"), metadata={"help": "the split to train on; dataset.train_subset"}
-    )
-    # Known here so that a misspelt one is an error; fairseq itself would say nothing and start from scratch.
-    restore_file: str = field(
-        default=II("checkpoint.restore_file"), metadata={"help": "checkpoint to continue from; checkpoint.restore_file"}
-    )
-    finetune_from_model: Optional[str] = field(
-        default=II("checkpoint.finetune_from_model"),
-        metadata={"help": "checkpoint to take weights from; checkpoint.finetune_from_model"},
-    )
-
-
 class AudioTask(FairseqTask):
-    """A task on the clips of `{split}.tsv` in `task.data`; its config has the fields of AudioTaskConfig too."""
+    """A task on the clips of `{split}.tsv` in `task.data`; its config has the fields of AudioTaskFields."""
 
     cfg: Any
+
+    @without_traceback
+    def __init__(self, cfg: Any, from_checkpoint: bool = False):
+        super().__init__(cfg)
+        self._from_checkpoint = from_checkpoint
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -77,28 +59,38 @@ class AudioTask(FairseqTask):
 
     @without_traceback
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the criterion; in a training command, also look whether what its config names is there.
+        """Build the criterion; at the launch of a training command, also look whether what its config names is there.
 
         fairseq builds the criterion last before it lists the data folder, with a traceback where there is none.
         """
-        if is_training_command():
-            self._check_paths()
+        if is_training_command() and not (self._from_checkpoint or from_checkpoint):
+            self._check_launch()
         return super().build_criterion(cfg, from_checkpoint)
 
-    def _check_paths(self) -> None:
+    def _check_launch(self) -> None:
+        self._folders()
+        restore_file = self._run_setting("checkpoint.restore_file")
+        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
+            check_checkpoint("checkpoint.restore_file", restore_file)
+        # fairseq itself would say nothing of a misspelt one and start from scratch
+        check_checkpoint("checkpoint.finetune_from_model", self._run_setting("checkpoint.finetune_from_model"))
+
+    def _folders(self) -> list[Path]:
+        """Return the folders of the data; raises ConfigError where one is not there."""
         if OmegaConf.is_missing(self.cfg, "data"):
             raise ConfigError(
                 "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data=/folder"
             )
-        check_folders(data_folders(self.cfg.data))
-        restore_file = self._setting("restore_file")
-        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
-            check_checkpoint("checkpoint.restore_file", restore_file)
-        check_checkpoint("checkpoint.finetune_from_model", self._setting("finetune_from_model"))
+        folders = data_folders(self.cfg.data)
+        check_folders(folders)
+        return folders
 
-    def _setting(self, name: str) -> Any:
-        # A released checkpoint's config lacks what some fields of ours point at.
-        return OmegaConf.select(self.cfg, name, throw_on_resolution_failure=False)
+    def _run_setting(self, key: str) -> Any:
+        """Return a field of the run's config by its full name, such as `checkpoint.save_dir`; None: it has none.
+
+        The task's config hangs in that of the run, or of the checkpoint, which in a released one lacks much.
+        """
+        return OmegaConf.select(self.cfg._get_root(), key, throw_on_resolution_failure=False)
 
     def _clip_settings(self, cfg: Any, split: str) -> dict[str, Any]:
         """Return the keywords that a dataset of either task takes; all but `dataset.train_subset` validate."""
@@ -114,7 +106,7 @@ class AudioTask(FairseqTask):
 
     @property
     def _train_subset(self) -> str:
-        return self._setting("train_subset") or "train"
+        return self._run_setting("dataset.train_subset") or "train"
 
     def has_sharded_data(self, split: str) -> bool:
         """Return False: several folders are trained on together, and not an epoch each."""

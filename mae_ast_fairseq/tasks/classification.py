@@ -2,25 +2,20 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, cast
 
 import torch
+from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import register_task
-from omegaconf import II, open_dict
+from omegaconf import open_dict
 from torch import nn
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
-from mae_ast_fairseq.checkpoints.transfer import (
-    ARCHITECTURE,
-    HEAD,
-    encoder_state,
-    learning_rate_scales,
-    taken_fields,
-)
+from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE, encoder_state, taken_fields
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, check_classification_task
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.data.augmentation import Augmentation, check_augmentation
@@ -29,9 +24,15 @@ from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation.metrics import METRICS
-from mae_ast_fairseq.optim.layerwise import check_optimizer, drop_frozen_gradients, mark_parameters
-from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask, AudioTaskConfig
-from mae_ast_fairseq.tasks.launch import check_checkpoint, data_folders, read_checked
+from mae_ast_fairseq.optim.layerwise import (
+    HEAD,
+    check_optimizer,
+    drop_frozen_gradients,
+    learning_rate_scales,
+    mark_parameters,
+)
+from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask
+from mae_ast_fairseq.tasks.launch import check_checkpoint, read_checked
 from mae_ast_fairseq.tasks.validation import Scored, ValidationScores
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -42,13 +43,8 @@ NUM_SHOWN = 5  # labels named in a message
 
 
 @dataclass
-class MaeAstClassificationConfig(ClassificationTaskFields, AudioTaskConfig):
+class MaeAstClassificationConfig(ClassificationTaskFields, FairseqDataclass):
     """Fields of the `mae_ast_classification` task."""
-
-    save_dir: str = field(
-        default=II("checkpoint.save_dir"),
-        metadata={"help": "folder whose checkpoint_last.pt is continued; checkpoint.save_dir"},
-    )
 
 
 @register_task("mae_ast_classification", dataclass=MaeAstClassificationConfig)
@@ -64,7 +60,7 @@ class MaeAstClassificationTask(AudioTask):
 
     @without_traceback
     def __init__(self, cfg: MaeAstClassificationConfig, from_checkpoint: bool = False):
-        super().__init__(cfg)
+        super().__init__(cfg, from_checkpoint)
         check_classification_task(cfg)
         self._augmentation = Augmentation(
             frequency_mask=cfg.frequency_mask,
@@ -80,9 +76,9 @@ class MaeAstClassificationTask(AudioTask):
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the model, with the weights of `model.pretrained`; a stored config, which has labels, as it is."""
+        """Build the model: a checkpoint's as its config says, a new one with the weights of `model.pretrained`."""
         checkpoint = None
-        if from_checkpoint or cfg.labels:
+        if from_checkpoint or self._from_checkpoint:
             self.vocabulary = Vocabulary(tuple(cfg.labels))
         else:
             checkpoint = self._complete(cfg)
@@ -98,14 +94,19 @@ class MaeAstClassificationTask(AudioTask):
             layer_decay=cfg.layer_decay,
             head_scale=cfg.head_lr_scale,
         )
-        mark_parameters(model, scales, HEAD)
+        mark_parameters(model, scales)
         return model
 
     def _complete(self, cfg: Any) -> Optional[Checkpoint]:
         """Write into the model's config what data and checkpoint say; return the checkpoint to take weights from."""
-        self._check_paths()
-        self.vocabulary = find_vocabulary(data_folders(self.cfg.data), self._train_subset)
+        self._check_launch()
+        self.vocabulary = find_vocabulary(self._folders(), self._train_subset)
         labels = list(self.vocabulary.names)
+        if cfg.labels and list(cfg.labels) != labels:
+            raise ConfigError(
+                f"model.labels: {_shown(cfg.labels)} was given; expected the labels of task.data, {_shown(labels)}; "
+                "leave the field out: the task fills it in"
+            )
         checkpoint, taken, path = None, {}, self._path_to_continue()
         if path is not None:
             taken = self._continued_fields(path, labels)
@@ -121,9 +122,9 @@ class MaeAstClassificationTask(AudioTask):
             cfg.update({**taken, "labels": labels, "multi_label": self.cfg.multi_label})
         return checkpoint
 
-    def _check_paths(self) -> None:
-        super()._check_paths()
-        if path := self._setting("finetune_from_model"):
+    def _check_launch(self) -> None:
+        super()._check_launch()
+        if path := self._run_setting("checkpoint.finetune_from_model"):
             raise ConfigError(
                 f"checkpoint.finetune_from_model: {path} was given; expected null with task.{self.cfg._name}; "
                 f"set model.pretrained={path}, which takes the encoder of any of our checkpoints"
@@ -131,10 +132,10 @@ class MaeAstClassificationTask(AudioTask):
 
     def _path_to_continue(self) -> Optional[Path]:
         """Return the checkpoint that fairseq will continue from; None for a new run."""
-        restore_file = self._setting("restore_file") or FAIRSEQ_LAST_CHECKPOINT
+        restore_file = self._run_setting("checkpoint.restore_file") or FAIRSEQ_LAST_CHECKPOINT
         if restore_file != FAIRSEQ_LAST_CHECKPOINT:
             return Path(restore_file)
-        path = Path(self._setting("save_dir") or ".", restore_file)
+        path = Path(self._run_setting("checkpoint.save_dir") or ".", restore_file)
         return path if path.is_file() else None
 
     def _continued_fields(self, path: Path, labels: Sequence[str]) -> dict[str, Any]:
@@ -160,8 +161,7 @@ class MaeAstClassificationTask(AudioTask):
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Read `{split}.tsv` and `{split}.lbl` of every folder; all but `dataset.train_subset` are for validation."""
         cfg = task_cfg or self.cfg
-        self._check_paths()
-        folders = data_folders(cfg.data)
+        folders = self._folders()
         manifests = [read_checked(folder / f"{split}.tsv") for folder in folders]
         labels = [
             read_labels(folder / f"{split}.lbl", self.vocabulary, len(manifest), cfg.multi_label)

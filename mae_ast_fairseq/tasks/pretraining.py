@@ -2,10 +2,11 @@
 
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
+from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from torch import nn
@@ -18,12 +19,10 @@ from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation.collapse import diagnose
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
 from mae_ast_fairseq.nn.masked import Predictions
-from mae_ast_fairseq.tasks.base import AudioTask, AudioTaskConfig
+from mae_ast_fairseq.tasks.base import AudioTask
 from mae_ast_fairseq.tasks.launch import (
     MIN_WARMUP,
-    data_folders,
     is_first_process,
-    is_training_command,
     read_checked,
     read_weights,
     schedule_warning,
@@ -41,19 +40,8 @@ NUM_SWAPPED, NUM_SWAPPED_CLIPS = 2, 8
 
 
 @dataclass
-class MaeAstPretrainingConfig(PretrainingTaskFields, AudioTaskConfig):
+class MaeAstPretrainingConfig(PretrainingTaskFields, FairseqDataclass):
     """Fields of the `mae_ast_pretraining` task."""
-
-    # Known here to warn of a warm-up that is too short or too long; not every scheduler has one. By names of their own:
-    # fairseq's other commands, which have no such options, would set those of fairseq's to null.
-    planned_warmup: Any = field(
-        default="${oc.select:lr_scheduler.warmup_updates,null}",
-        metadata={"help": "updates of the warm-up; lr_scheduler.warmup_updates"},
-    )
-    planned_updates: Any = field(
-        default="${oc.select:optimization.max_update,null}",
-        metadata={"help": "updates of the run; optimization.max_update"},
-    )
 
 
 @register_task("mae_ast_pretraining", dataclass=MaeAstPretrainingConfig)
@@ -64,7 +52,7 @@ class MaeAstPretrainingTask(AudioTask):
 
     @without_traceback
     def __init__(self, cfg: MaeAstPretrainingConfig, from_checkpoint: bool = False):
-        super().__init__(cfg)
+        super().__init__(cfg, from_checkpoint)
         require_choice("task.mask_type", cfg.mask_type, [*STRATEGIES, RETAIN_SPANS])
         check_pretraining_task(cfg)
         if cfg.pad_audio and cfg.mask_type in STRATEGIES and STRATEGIES[cfg.mask_type].shared:
@@ -86,13 +74,15 @@ class MaeAstPretrainingTask(AudioTask):
         self._masking = Masking(self.cfg.mask_type, cfg.random_mask_prob, cfg.mask_length)
         return model
 
-    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
-        """Build the criterion; in a training command, also look at what its config names, and at the warm-up."""
-        criterion = super().build_criterion(cfg, from_checkpoint)
-        warning = schedule_warning(self._setting("planned_warmup"), self._setting("planned_updates"))
-        if warning and is_training_command() and is_first_process():
+    def _check_launch(self) -> None:
+        super()._check_launch()
+        warning = schedule_warning(*self._schedule())
+        if warning and is_first_process():
             logger.warning(warning)
-        return criterion
+
+    def _schedule(self) -> tuple[Optional[int], Optional[int]]:
+        """Return the updates of the warm-up and of the run; not every schedule has them."""
+        return self._run_setting("lr_scheduler.warmup_updates"), self._run_setting("optimization.max_update")
 
     @without_traceback
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
@@ -104,8 +94,7 @@ class MaeAstPretrainingTask(AudioTask):
                 "to pretrain with masked chunks set task.mask_type=chunk_mask"
             )
         assert self._masking is not None, "build_model precedes load_dataset"
-        self._check_paths()
-        folders = data_folders(cfg.data)
+        folders = self._folders()
         self.datasets[split] = MaskedAudioDataset(
             join([read_checked(folder / f"{split}.tsv") for folder in folders]),
             masking=self._masking._replace(type=cfg.mask_type),
@@ -165,9 +154,9 @@ class MaeAstPretrainingTask(AudioTask):
                 "dataset.max_tokens_valid or dataset.batch_size_valid",
             )
             gain = None
-        warmup_updates = self._setting("planned_warmup") or MIN_WARMUP * (self._setting("planned_updates") or 0)
+        warmup_updates, max_update = self._schedule()
         fault = diagnose(figures["token_spread"], figures["effective_rank"], gain, self._health.max_rank)
-        if fault and stats["num_updates"] >= warmup_updates:
+        if fault and stats["num_updates"] >= (warmup_updates or MIN_WARMUP * (max_update or 0)):
             self._say_once(logging.WARNING, fault)
 
     def _say_once(self, level: int, message: str) -> None:

@@ -40,6 +40,14 @@ def test_fairseq_loads_the_mean(checkpoints, tmp_path):
     assert list(cfg.model.labels) == ["low", "middle", "high"]
 
 
+def test_what_a_released_file_has_besides_the_model_is_kept(golden, tmp_path):
+    file = golden / "released_patch_random.pt"
+    average_checkpoints([file, file], tmp_path / "mean.pt")
+    expected, found = (torch.load(path, weights_only=True)["model"] for path in (file, tmp_path / "mean.pt"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_checkpoints_of_different_models_have_no_mean(checkpoints, tmp_path):
     other = pretrained(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: its model is another than that of .*checkpoint1\.pt"):

@@ -14,10 +14,10 @@ from safetensors import safe_open
 from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.export import LAYOUTS, export
-from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, load_autoencoder, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, read_checkpoint
 from mae_ast_fairseq.errors import CheckpointError
 from tests.checkpoints.test_read import save_checkpoint, save_tiny_checkpoint
-from tests.tiny import FRAME, LABELS, golden_checkpoint, log_mel_like
+from tests.tiny import FRAME, LABELS, golden_checkpoint, load_autoencoder, log_mel_like
 
 AUTHORS = Path(__file__).parents[1] / "authors.py"  # run, never imported: it hides the package
 LIKE_RELEASED = ["released", "s3prl"]
@@ -210,6 +210,8 @@ def test_the_layout_is_that_of_the_released_files(golden, tmp_path: Path, export
         assert {name: type(value) for name, value in out["cfg"][part].items()} == kinds
     shapes = {key: (value.shape, value.dtype) for key, value in released["model"].items()}
     assert {key: (value.shape, value.dtype) for key, value in out["model"].items()} == shapes
+    for key in ("enc_sine_pos_embed.pe", "dec_sine_pos_embed.pe"):
+        assert out["model"][key].equal(released["model"][key])
 
 
 def test_s3prl_gets_what_is_released_without_what_only_fairseq_reads(tmp_path: Path, exported) -> None:

@@ -1,10 +1,10 @@
-"""What is taken from a checkpoint, and how fast each layer learns."""
+"""What is taken from a checkpoint."""
 
 import pytest
 import torch
 
 from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
-from mae_ast_fairseq.checkpoints.transfer import encoder_state, learning_rate_scales, taken_fields
+from mae_ast_fairseq.checkpoints.transfer import encoder_state, taken_fields
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.build import MODELS
@@ -76,20 +76,3 @@ def test_another_number_of_bands_is_refused(tmp_path):
     checkpoint = read_checkpoint(pretrained(tmp_path / "a.pt"))
     with pytest.raises(ConfigError, match=r"task\.feature_dim: 80 was given; expected 128"):
         taken_fields(checkpoint, ClassifierFields(), 80)
-
-
-@pytest.mark.parametrize("layer_norm_first", [False, True])
-def test_the_learning_rate_falls_from_the_head_downwards(layer_norm_first):
-    names = {
-        "head.weight": 3.0,
-        "encoder.layers.2.fc1.weight": 0.5,
-        "encoder.layers.1.self_attn.q_proj.bias": 0.25,
-        "encoder.layers.0.fc2.bias": 0.125,
-        "encoder.layer_norm.weight": 1.0 if layer_norm_first else 0.0625,
-        "post_extract_proj.weight": 0.0625,
-        "positions.table": 0.0625,
-    }
-    scales = learning_rate_scales(
-        names, num_layers=3, layer_norm_first=layer_norm_first, layer_decay=0.5, head_scale=3.0
-    )
-    assert scales == names

@@ -78,8 +78,8 @@ def test_code_in_a_pickle_is_named_and_not_executed(tmp_path: Path, new_format: 
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    for path, found in ((tmp_path / "no.pt", "there is no such file"), (tmp_path, "this is a folder")):
-        with pytest.raises(CheckpointError, match=f"^{path}: {found}"):
+    for path, found in ((tmp_path / "no.pt", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(CheckpointError, match=rf"^{path}: it cannot be read \({found}"):
             read_checkpoint(path)
 
 
@@ -165,7 +165,6 @@ def test_safetensors_of_another_program_are_named(refusal) -> None:
     [
         ("{", "cannot be read (Expecting"),
         ("[" * 100_000, "cannot be read (maximum recursion"),
-        ('{"cfg": NaN}', "cannot be read (NaN is no number of JSON)"),
         ("[1]", "is list; expected a mapping of names"),
     ],
 )
@@ -190,7 +189,7 @@ def test_a_header_that_contradicts_itself_is_refused(refusal, change: dict[str, 
 def test_the_config_of_safetensors_is_checked_as_any_other(tmp_path: Path, refusal) -> None:
     path = save_tiny_checkpoint(tmp_path / "a.pt")
     whole = torch.load(path, weights_only=True)
-    for name, value in (("surprise", 1), ("encoder_layers", "3"), ("activation_fn", "${oc.env:HOME}")):
+    for name, value in (("encoder_layers", "3"), ("activation_fn", "${oc.env:HOME}")):
         model = {**whole["cfg"]["model"], name: value}
         spoilt = as_safetensors(whole["model"], {"cfg": {**whole["cfg"], "model": model}})
         assert refusal(spoilt).startswith(f"cfg.model.{name} is ")

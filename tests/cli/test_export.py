@@ -85,13 +85,13 @@ BAD_CONTENT = {
     },
     "unexpected: model.surprise": lambda whole: _with_weights(whole, surprise=torch.ones(1)),
     f"misshapen: model.{WEIGHT}": lambda whole: _with_weights(whole, **{WEIGHT: torch.ones(2)}),
-    f"NaN or infinite: model.{WEIGHT}": lambda whole: _with_weights(
+    f"NaN, infinite or without values: model.{WEIGHT}": lambda whole: _with_weights(
         whole, **{WEIGHT: whole["model"][WEIGHT] * torch.nan}
     ),
-    "cfg.model.surprise": lambda whole: _with_field(whole, "surprise", 1),
+    "unknown here (surprise)": lambda whole: _with_field(whole, "surprise", 1),
     "cfg.model.dropout": lambda whole: _with_field(whole, "dropout", "${oc.env:HOME}"),
     "posix.system": lambda whole: {**whole, "args": os.system},
-    "it holds list": lambda whole: [whole],
+    "content is list": lambda whole: [whole],
 }
 
 
@@ -111,13 +111,22 @@ def test_bad_content_is_one_message_and_nothing_is_written(source, tmp_path, cap
 
 
 def test_what_is_no_checkpoint_is_one_message_and_nothing_is_written(source, tmp_path, capsys):
-    assert "there is no such file" in _refused(capsys, tmp_path / "missing.pt")
+    assert "No such file" in _refused(capsys, tmp_path / "missing.pt")
     (tmp_path / "folder").mkdir()
-    assert "this is a folder" in _refused(capsys, tmp_path / "folder")
+    assert "Is a directory" in _refused(capsys, tmp_path / "folder")
     (tmp_path / "text").write_text("no checkpoint at all")
     assert "this is not a checkpoint" in _refused(capsys, tmp_path / "text")
     (tmp_path / "cut.pt").write_bytes(source.read_bytes()[:-100])
     assert "the file is truncated" in _refused(capsys, tmp_path / "cut.pt")
+
+
+def test_an_unknown_field_may_be_ignored(source, tmp_path):
+    whole = torch.load(source, weights_only=True)
+    torch.save(_with_field(_with_field(whole, "surprise", 1), "window", 2), tmp_path / "fork.pt")
+    options = ["--ignore-unknown", "surprise", "--ignore-unknown", "window"]
+    out = str(tmp_path / "out.safetensors")
+    assert main(["export", str(tmp_path / "fork.pt"), "--to", "safetensors", "--out", out, *options]) == 0
+    assert read_checkpoint(out).state.keys() == read_checkpoint(source).state.keys()
 
 
 def test_the_checkpoint_itself_is_not_overwritten(source, tmp_path, capsys):

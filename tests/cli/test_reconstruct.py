@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from mae_ast_fairseq.checkpoints.read import build_model, load_autoencoder, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.masking import Masking, chunk_mask
@@ -20,7 +20,7 @@ from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.rng import Stream, generator
 from tests.checkpoints.test_read import save_checkpoint, save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
-from tests.tiny import FRAME
+from tests.tiny import FRAME, load_autoencoder
 
 pytest.importorskip("matplotlib")
 

@@ -5,14 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq.checkpoints.read import load_autoencoder
 from mae_ast_fairseq.data.masking import STRATEGIES, Mask, Masking, Strategy, num_visible
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.losses import info_nce, reconstruction_error
 from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
-from tests.tiny import FRAME, PATCH, golden_values, log_mel_like, tiny_autoencoder
+from tests.tiny import FRAME, PATCH, golden_values, load_autoencoder, log_mel_like, tiny_autoencoder
 
 NUM_FRAMES = 107  # whole tokens of neither grid
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

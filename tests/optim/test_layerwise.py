@@ -14,6 +14,7 @@ from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.optim.layerwise import (
     check_optimizer,
     drop_frozen_gradients,
+    learning_rate_scales,
     mark_parameters,
     num_decays,
 )
@@ -31,7 +32,7 @@ def build(name="layerwise_adam", precision="float32", weight_decay=0.0):
     for layer in model.encoder.layers:
         nn.init.ones_(layer.weight)
     model.to(getattr(torch, precision))
-    mark_parameters(model, SCALES, "head.")
+    mark_parameters(model, SCALES)
     fairseqs_own = {"tpu": False} if name == "adam" else {}
     cfg = OmegaConf.create(
         {
@@ -135,3 +136,20 @@ def test_the_schedule_warms_up_by_updates_and_steps_down_by_epochs():
         schedule.step_begin_epoch(epoch)
         rates.append(schedule.step_update(100))
     assert rates == pytest.approx([0.1, 0.05, 0.05, 0.025, 0.025, 0.0125])
+
+
+@pytest.mark.parametrize("layer_norm_first", [False, True])
+def test_the_learning_rate_falls_from_the_head_downwards(layer_norm_first):
+    names = {
+        "head.weight": 3.0,
+        "encoder.layers.2.fc1.weight": 0.5,
+        "encoder.layers.1.self_attn.q_proj.bias": 0.25,
+        "encoder.layers.0.fc2.bias": 0.125,
+        "encoder.layer_norm.weight": 1.0 if layer_norm_first else 0.0625,
+        "post_extract_proj.weight": 0.0625,
+        "positions.table": 0.0625,
+    }
+    scales = learning_rate_scales(
+        names, num_layers=3, layer_norm_first=layer_norm_first, layer_decay=0.5, head_scale=3.0
+    )
+    assert scales == names

@@ -125,6 +125,14 @@ def test_the_figures_are_scikit_learns_over_the_reloaded_models_scores(finetuned
     assert run.logged["valid"][-1]["mAP"] == pytest.approx(expected, abs=1e-5)
 
 
+def test_the_file_that_a_run_began_with_may_have_gone(finetuned, tones):
+    path = str(finetuned[0] / "checkpoint_last.pt")
+    gone = {"restore_file": "/gone.pt", "data": str(tones)}
+    _, _, task = checkpoint_utils.load_model_ensemble_and_task([path], arg_overrides=gone)
+    task.load_dataset("valid")
+    assert len(task.dataset("valid")) == 9
+
+
 # --- how it trains
 
 
@@ -205,6 +213,13 @@ def test_the_encoder_of_any_of_our_models_is_taken(tones, tmp_path, kind):
     assert (cfg.model.encoder_layers, cfg.model.layer_norm_first, cfg.model.dropout) == (3, True, 0.25)
 
 
+def test_labels_that_are_given_too_leave_the_pretrained_weights_in_place(tones, tmp_path):
+    file = pretrained(tmp_path / "a.pt")
+    _, model, _ = set_up(tones, f"model.pretrained={file}", "model.labels=[low,middle,high]")
+    weight = read_checkpoint(file).state["encoder.layers.0.fc1.weight"]
+    assert torch.equal(model.state_dict()["encoder.layers.0.fc1.weight"], weight)
+
+
 def test_what_the_checkpoint_overrides_is_logged(tones, tmp_path, caplog):
     file = pretrained(tmp_path / "a.pt", encoder_layers=3)
     with caplog.at_level("INFO"):
@@ -268,6 +283,7 @@ def test_wrong_labels_are_named_with_their_line(tones, tmp_path, name, change, m
         (["model.pretrained=gone.pt"], r"model\.pretrained: there is no file gone\.pt"),
         (["checkpoint.finetune_from_model=a.pt"], r"checkpoint\.finetune_from_model: .*model\.pretrained=a\.pt"),
         (["task.sample_rate=8000"], r"task\.sample_rate: 8000 was given"),
+        (["model.labels=[low,high]"], r"model\.labels: low, high was given; expected .* low, middle, high"),
         (["task.mixup=2"], r"task\.mixup: 2"),
         (["task.label_smoothing=1"], r"task\.label_smoothing: 1"),
         (["task.max_bad_fraction=2"], r"task\.max_bad_fraction: 2"),

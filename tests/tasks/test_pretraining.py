@@ -304,11 +304,23 @@ def test_the_run_stops_past_the_share_of_broken_files(corpus, tmp_path, max_bad_
             assert task.valid_step(batch, model, criterion)[1] == batch["ntokens"]
 
 
-def test_a_misspelt_checkpoint_to_start_from_is_an_error(corpus):
-    for field in ("restore_file", "finetune_from_model"):
-        task, _ = build_task(corpus, f"checkpoint.{field}=/gone.pt")
-        with pytest.raises(UserError, match=rf"checkpoint\.{field}: there is no file /gone\.pt"):
-            task.load_dataset("train")
+@pytest.mark.parametrize("field", ["restore_file", "finetune_from_model"])
+def test_a_misspelt_checkpoint_to_start_from_is_an_error_at_the_launch_alone(corpus, monkeypatch, field):
+    override = f"checkpoint.{field}=/gone.pt"
+    task, _ = build_task(corpus, override)
+    task.load_dataset("valid")  # as whoever validates later does
+    monkeypatch.setattr(base, "is_training_command", lambda: True)
+    with pytest.raises(UserError, match=rf"checkpoint\.{field}: there is no file /gone\.pt"):
+        build_task(corpus, override)
+
+
+def test_a_warm_up_that_does_not_fit_the_run_is_said_at_the_launch(corpus, monkeypatch, caplog):
+    settings = ("lr_scheduler.warmup_updates=100", "optimization.max_update=4000")
+    build_task(corpus, *settings)
+    assert "warmup_updates" not in caplog.text
+    monkeypatch.setattr(base, "is_training_command", lambda: True)
+    build_task(corpus, *settings)
+    assert "lr_scheduler.warmup_updates: 100 is 2.5%" in caplog.text
 
 
 def test_several_folders_are_trained_on_together(corpus, tmp_path):
