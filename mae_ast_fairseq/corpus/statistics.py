@@ -90,7 +90,6 @@ def measure_manifest(
     measured: list[Statistics] = []
     weights: list[int] = []
     broken: list[str] = []
-    # In this process alone: MKL's FFT hangs in processes that are forked while another thread leaves it.
     for row in tqdm(rows.tolist(), unit=" clips", desc="measuring", disable=None):
         try:
             waveform = torch.from_numpy(load_row(manifest, row, num_samples=max_sample_size))

@@ -88,8 +88,7 @@ def load_ahead(
 ) -> Iterator[list[Loaded]]:
     """Load the items of batches in `num_workers` threads, at most BATCHES_AHEAD batches ahead; 0: when asked for.
 
-    Threads, not processes: decoding and resampling let go of Python's lock, and a forked process whose parent
-    computed a spectrum may hang in its own. The order is that of the batches.
+    Threads, not processes: decoding and resampling let go of Python's lock. The order is that of the batches.
     """
     if num_workers == 0:
         for batch in batches:

@@ -113,7 +113,14 @@ class AudioTask(FairseqTask):
         return False
 
     @without_traceback
-    def get_batch_iterator(self, dataset: ClipDataset, max_tokens: Optional[int] = None, **kwargs: Any) -> Any:
+    def get_batch_iterator(
+        self,
+        dataset: ClipDataset,
+        max_tokens: Optional[int] = None,
+        num_workers: int = 0,
+        data_buffer_size: int = 0,
+        **kwargs: Any,
+    ) -> Any:
         """Batch a dataset; raises ConfigError where its longest crop does not fit into `max_tokens`."""
         longest = int(dataset.sizes.max())
         if max_tokens is not None and max_tokens < longest:
@@ -124,7 +131,12 @@ class AudioTask(FairseqTask):
             )
         # The trainer would have fairseq leave out what is longer than max_tokens, by indices that count repeated clips.
         kwargs["max_positions"] = None
-        return super().get_batch_iterator(dataset, max_tokens=max_tokens, **kwargs)
+        if num_workers == 0:
+            # fairseq's buffer would make batches in a thread: a process that ends in the middle of one may abort.
+            data_buffer_size = 0
+        return super().get_batch_iterator(
+            dataset, max_tokens=max_tokens, num_workers=num_workers, data_buffer_size=data_buffer_size, **kwargs
+        )
 
     def max_positions(self) -> None:
         """Return None: there are positions for any length."""

@@ -1,5 +1,6 @@
 import json
 import logging
+import threading
 from itertools import chain
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS
 from mae_ast_fairseq.data.masking import STRATEGIES, Mask, Strategy, num_visible
+from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.tasks import base
@@ -52,6 +54,19 @@ def batches_without_workers(corpus):
 def test_workers_give_the_batches_of_the_main_process(corpus, batches_without_workers, num_workers, persistent):
     task, _ = build_task(corpus, f"task.persistent_workers={persistent}")
     assert same(epochs(task, num_workers=num_workers), batches_without_workers)
+
+
+def test_without_workers_no_thread_makes_batches_beside_the_training(corpus, monkeypatch):
+    threads = set()
+    collate = MaskedAudioDataset.collater
+
+    def spy(self, samples):
+        threads.add(threading.current_thread())
+        return collate(self, samples)
+
+    monkeypatch.setattr(MaskedAudioDataset, "collater", spy)
+    epochs(build_task(corpus)[0], num_epochs=1)
+    assert threads == {threading.current_thread()}
 
 
 def test_epochs_differ_in_batches_and_masks(batches_without_workers):
