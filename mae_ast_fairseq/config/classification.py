@@ -1,6 +1,6 @@
 """Plain dataclasses of the fields of fine-tuning: of its task, its model and its criterion, with help and units.
 
-As in `config.py`, the registered fairseq configs derive from these. The recipes are `examples/finetune_*.yaml`.
+As in `pretraining.py`, the registered fairseq configs derive from these. The recipes are `examples/finetune_*.yaml`.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ClassificationTaskFields(AudioTaskFields):
     time_mask: int = option(0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none")
     mixup: float = option(0.0, "probability that a training clip is mixed with another, and their labels with it")
     roll_seconds: float = option(0.0, "training clips are rolled in time by at most so many seconds, either way")
-    label_smoothing: float = option(0.0, "share of a training label that is spread over all classes")
+    label_smoothing: float = option(0.0, "fraction of a training label that is spread over all classes")
     balanced: bool = option(False, "draw training clips with weights so that rare classes come as often as common ones")
 
 
@@ -44,7 +44,7 @@ class FinetuningFields(ClassifierFields):
         0, "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe"
     )
     layer_decay: float = option(
-        1.0, "learning rate of each encoder layer, as a share of that of the layer above; 1: the same for all"
+        1.0, "learning rate of each encoder layer, as a fraction of that of the layer above; 1: the same for all"
     )
     head_lr_scale: float = option(1.0, "learning rate of the head, as a multiple of optimization.lr")
 

@@ -53,7 +53,7 @@ class EncoderFields:
 class MaskingFields:
     """Fields of how a model that is pretrained masks its tokens and starts to predict them."""
 
-    random_mask_prob: float = option(0.75, "share of tokens that are masked, inside (0, 1)")
+    random_mask_prob: float = option(0.75, "fraction of tokens that are masked, inside (0, 1)")
     mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask")
     head_init_scale: float = option(
         1.0, "initial weights and biases of the two heads, as a multiple of torch's; 0.01: predictions start near zero"
@@ -114,7 +114,7 @@ class AudioTaskFields:
     max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples")
     random_crop: bool = option(True, "crop at a random place; false, and validation of classes: keep the start")
     max_bad_fraction: float = option(
-        0.01, "share of a manifest's files that may prove broken (and are replaced) before the run stops"
+        0.01, "fraction of a manifest's files that may prove broken (and are replaced) before the run stops"
     )
     rebuild_batches: bool = option(
         True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
@@ -127,9 +127,9 @@ class PretrainingTaskFields(AudioTaskFields):
     """Fields of the `mae_ast_pretraining` task."""
 
     data_weights: Optional[str] = option(
-        None, "share in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
+        None, "fraction in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
     )
-    normalize: bool = option(False, "waveforms to mean 0 and deviation 1, which scripts for HuBERT ask: always false")
+    normalize: bool = option(False, "waveforms to mean 0 and std 1, which scripts for HuBERT ask: always false")
     mask_type: str = option("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
     pad_audio: bool = option(False, "pad a batch to its longest clip; false: crop it to its shortest")
 
@@ -177,7 +177,7 @@ POSITIVE = (
     *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
     *("decoder_layers", "decoder_embed_dim", "mask_length", "max_token_length"),
 )
-SHARES = (
+FRACTIONS = (
     *("dropout", "attention_dropout", "activation_dropout", "dropout_input", "head_dropout"),
     *("encoder_layerdrop", "decoder_layerdrop"),
 )
@@ -188,7 +188,7 @@ def check_encoder(fields: EncoderFields) -> None:
     for name in POSITIVE:
         if hasattr(fields, name):
             require_positive(f"model.{name}", getattr(fields, name))
-    for name in SHARES:
+    for name in FRACTIONS:
         if hasattr(fields, name):
             require_fraction(f"model.{name}", getattr(fields, name))
     heads = fields.encoder_attention_heads

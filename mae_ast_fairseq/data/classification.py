@@ -39,7 +39,7 @@ class LabelledClip(NamedTuple):
     waveform: np.ndarray
     """[S] float32, mono, 16 kHz"""
     target: np.ndarray
-    """[K] float32, 1 for its labels; shares of them where it was mixed"""
+    """[K] float32, 1 for its labels; fractions of them where it was mixed"""
     mask_draws: Optional[np.ndarray]
     """[NUM_MASK_DRAWS] of its masks in frequency and time; None outside training"""
     num_bad_files: int
@@ -165,14 +165,14 @@ class LabelledAudioDataset(ClipDataset):
 
         The other is drawn with equal chances from all, as AST does also where classes are balanced.
         """
-        draws = generator(self.seed, Stream.MIXUP, self.epoch, int(self.rows[index]), occurrence)
-        if draws.random() >= self.augmentation.mixup:
+        rng = generator(self.seed, Stream.MIXUP, self.epoch, int(self.rows[index]), occurrence)
+        if rng.random() >= self.augmentation.mixup:
             return clip
-        share, position = draws.beta(MIXUP_BETA, MIXUP_BETA), draws.random()
-        partner = self.clip(int(draws.integers(len(self))), occurrence)
-        target = share * clip.target + (1 - share) * self.labels.targets([partner.row])[0]
+        fraction, position = rng.beta(MIXUP_BETA, MIXUP_BETA), rng.random()
+        partner = self.clip(int(rng.integers(len(self))), occurrence)
+        target = fraction * clip.target + (1 - fraction) * self.labels.targets([partner.row])[0]
         return clip._replace(
-            waveform=mix(clip.waveform, partner.waveform, share, position),
+            waveform=mix(clip.waveform, partner.waveform, fraction, position),
             target=target.astype(np.float32),
             num_bad_files=clip.num_bad_files + partner.num_bad_files,
         )

@@ -28,7 +28,7 @@ MAX_REPLACEMENTS = 64
 """Clips tried in the place of a broken one."""
 
 
-class Clip(NamedTuple):
+class CroppedClip(NamedTuple):
     """One clip on its way into a batch."""
 
     row: int
@@ -180,7 +180,7 @@ class ClipDataset(FairseqDataset):
     def __getitem__(self, index: int) -> Any:
         return self.clip(index)
 
-    def clip(self, index: int, occurrence: int = 0) -> Clip:
+    def clip(self, index: int, occurrence: int = 0) -> CroppedClip:
         """Load a clip, or another in its place where its file is broken.
 
         `occurrence` counts how often the epoch has had the clip before: each time draws anew.
@@ -190,8 +190,8 @@ class ClipDataset(FairseqDataset):
             return self._load(row, occurrence, num_bad_files=0)
         except AudioError as error:
             self._mark_bad(row, error)
-        draws = generator(self.seed, Stream.REPLACEMENT, self.epoch, row, occurrence)
-        candidates = draws.integers(len(self), size=MAX_REPLACEMENTS)
+        rng = generator(self.seed, Stream.REPLACEMENT, self.epoch, row, occurrence)
+        candidates = rng.integers(len(self), size=MAX_REPLACEMENTS)
         # Those of nearest length first: a short replacement would cut the whole batch short.
         nearest = np.argsort(np.abs(self.sizes[candidates] - self.sizes[index]), kind="stable")
         for num_bad_files, candidate in enumerate(self.rows[candidates[nearest]].tolist(), start=1):
@@ -201,16 +201,16 @@ class ClipDataset(FairseqDataset):
                 self._mark_bad(candidate, error)
         # The training process stops the run with a message when it sees this.
         self._replacements_exhausted[0] = True
-        return Clip(row, np.zeros(self.sizes[index], dtype=np.float32), 0.0, num_bad_files=MAX_REPLACEMENTS)
+        return CroppedClip(row, np.zeros(self.sizes[index], dtype=np.float32), 0.0, num_bad_files=MAX_REPLACEMENTS)
 
-    def _load(self, row: int, occurrence: int, num_bad_files: int) -> Clip:
+    def _load(self, row: int, occurrence: int, num_bad_files: int) -> CroppedClip:
         position, crop_position = generator(self.seed, Stream.CROP, self.epoch, row, occurrence).random(2)
         if not self.random_crop:
             position = crop_position = 0.0
         num_samples = samples_at_16k(int(self.manifest.num_samples[row]), int(self.manifest.sample_rates[row]))
         num_kept = num_samples if self.max_sample_size is None else min(num_samples, self.max_sample_size)
         waveform = load_row(self.manifest, row, crop_start(num_samples, num_kept, position), num_kept)
-        return Clip(row, waveform, crop_position, num_bad_files)
+        return CroppedClip(row, waveform, crop_position, num_bad_files)
 
     def _mark_bad(self, row: int, error: AudioError) -> None:
         if not self.is_bad[row]:

@@ -55,12 +55,12 @@ def join(parts: Sequence[Manifest]) -> Manifest | ConcatManifest:
 
 
 def draw_by_weight(rows: np.ndarray, starts: np.ndarray, weights: Sequence[float], order: np.ndarray) -> np.ndarray:
-    """Keep of each manifest's clips the share that its weight says, those that come first in `order`.
+    """Keep of each manifest's clips the fraction that its weight says, those that come first in `order`.
 
     Args:
         rows: [N] the rows of the clips, ascending.
         starts: [K + 1] first row of each manifest, and the number of all rows.
-        weights: [K] shares in (0, 1].
+        weights: [K] fractions in (0, 1].
         order: [N] a permutation of the clips.
 
     Returns:

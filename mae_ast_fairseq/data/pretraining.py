@@ -6,7 +6,7 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from mae_ast_fairseq.data.clips import Clip, ClipDataset
+from mae_ast_fairseq.data.clips import ClipDataset, CroppedClip
 from mae_ast_fairseq.data.collate import crop_to_shortest, waveforms_to_frames
 from mae_ast_fairseq.data.concat import ConcatManifest, draw_by_weight
 from mae_ast_fairseq.data.float32 import Float32Tensor
@@ -47,12 +47,12 @@ class MaskedAudioDataset(ClipDataset):
         self.pad_audio = pad_audio or not training
 
     def _choose(self, shuffled: np.ndarray) -> np.ndarray:
-        """Return those of the shuffled clips that an epoch of training holds: each manifest's share of them."""
+        """Return those of the shuffled clips that an epoch of training holds: each manifest's fraction of them."""
         if self.weights is None:
             return shuffled
         return draw_by_weight(self.rows, self.manifest.part_starts, self.weights, shuffled)
 
-    def collater(self, samples: Sequence[Clip]) -> dict[str, Any]:
+    def collater(self, samples: Sequence[CroppedClip]) -> dict[str, Any]:
         """Return the batch of some clips (DESIGN, "Batch"); {} of none, as fairseq's filler at an epoch's end."""
         if not samples:
             return {}

@@ -123,7 +123,7 @@ class TokenGrid:
         return patches.permute(0, 1, 3, 2, 4).reshape(batch, columns * times, self.feature_dim)
 
     def token_padding_mask(self, frame_padding_mask: Tensor) -> Tensor:
-        """Tell which tokens are padding, [B, T] bool -> [B, L] bool, True = padding.
+        """Return which tokens are padding, [B, T] bool -> [B, L] bool, True = padding.
 
         A token is valid only where all its frames are. Padding must be on the right, so that a token's
         last frame answers for all of them; a clip then has the tokens that it has alone.

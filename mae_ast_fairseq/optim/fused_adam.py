@@ -24,7 +24,7 @@ class FusedAdamConfig(FairseqDataclass):
 
     adam_betas: str = field(default="(0.9,0.98)", metadata={"help": "decay rates of the two moments, as in (0.9,0.98)"})
     adam_eps: float = field(default=1e-6, metadata={"help": "added to the root of the second moment"})
-    weight_decay: float = field(default=0.0, metadata={"help": "share of a weight, times lr, taken off in an update"})
+    weight_decay: float = field(default=0.0, metadata={"help": "fraction of a weight, times lr, that an update takes"})
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "learning rate; optimization.lr"})
 
 

@@ -113,7 +113,7 @@ class StepDecayConfig(FairseqDataclass):
     warmup_updates: int = field(default=0, metadata={"help": "updates in which the learning rate rises to its peak"})
     decay_start: int = field(default=10, metadata={"help": "epochs at the peak before the first step down"})
     decay_interval: int = field(default=5, metadata={"help": "epochs between two steps down"})
-    decay_factor: float = field(default=0.5, metadata={"help": "learning rate after a step, as a share of before"})
+    decay_factor: float = field(default=0.5, metadata={"help": "learning rate after a step, as a fraction of before"})
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "the peak; optimization.lr"})
 
 

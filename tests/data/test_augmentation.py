@@ -86,7 +86,7 @@ def test_mixing_adds_shares_at_the_clips_own_length(partner_length):
     draws = np.random.default_rng(0)
     one, other = draws.standard_normal(8).astype(np.float32), draws.standard_normal(partner_length).astype(np.float32)
     before = one.copy()
-    mixed = mix(one, other, share=0.7, position=0.5)
+    mixed = mix(one, other, fraction=0.7, position=0.5)
     start = 6 if partner_length == 20 else 0
     fitted = np.pad(other[start : start + 8], (0, max(0, 8 - partner_length)))
     assert mixed.dtype == np.float32
