@@ -11,6 +11,7 @@ import numpy as np
 import soundfile as sf
 import torch
 from fairseq import tasks
+from fairseq_cli import hydra_validate
 from fairseq_cli import train as fairseq_train
 from torch import nn
 
@@ -81,6 +82,22 @@ def finetune(data: Path | str, *overrides: str, recipe: str = RECIPE) -> Finetun
     with recorded(MaeAstClassificationTask, run.losses, keep):
         fairseq_train.main(config(recipe, f"task.data={data}", *QUICK, *overrides))
     return run
+
+
+def validate(checkpoint: Path, data: Path | str, *overrides: str) -> dict[str, dict[str, float]]:
+    """Run fairseq's validation command on a checkpoint; return what it shows of each subset, without prefixes."""
+    shown: dict[str, dict[str, float]] = {}
+
+    def keep(record: logging.LogRecord) -> None:
+        values = json.loads(record.getMessage()).items() if record.getMessage().startswith("{") else ()
+        prefix = f"{record.name}_"
+        shown[record.name] = {key.removeprefix(prefix): float(value) for key, value in values if prefix in key}
+
+    with recorded(MaeAstClassificationTask, [], keep):
+        hydra_validate.validate(
+            config(RECIPE, f"task.data={data}", *QUICK, f"+common_eval.path={checkpoint}", *overrides)
+        )
+    return shown
 
 
 def set_up(data: Path | str, *overrides: str) -> tuple[MaeAstClassificationTask, nn.Module, Any]:

@@ -6,14 +6,24 @@ for the others. Classes without a clip that has them are left out of every mean 
 clips have out of the AUC; a metric that nothing is left for is NaN.
 """
 
-import numpy as np
-from scipy.stats import norm
-from sklearn.metrics import average_precision_score, roc_auc_score
+from collections.abc import Callable
+from typing import NamedTuple
 
-METRICS = ("accuracy", "balanced_accuracy", "mAP", "macro_auc", "d_prime")
+import numpy as np
+from scipy.stats import norm, rankdata
+from sklearn.metrics import average_precision_score
 
 AUC_MARGIN = 1e-6
 """d-prime takes the AUC no closer to 0 and 1, where it would be infinite: it stays within 6.73."""
+
+
+class Metric(NamedTuple):
+    """A figure of a set of clips; an entry in METRICS is all that a new one needs."""
+
+    function: Callable[[np.ndarray, np.ndarray], float]
+    """finite scores [N, K], at least one, and has_label [N, K] bool -> the figure, NaN where it is undefined"""
+    maximize: bool
+    """whether more is better"""
 
 
 def evaluate(scores: np.ndarray, targets: np.ndarray, multi_label: bool) -> dict[str, float]:
@@ -23,28 +33,21 @@ def evaluate(scores: np.ndarray, targets: np.ndarray, multi_label: bool) -> dict
     targets: [N, K], 1 where a clip has a label; for a single label also [N], its number.
     multi_label: whether a clip may have several labels or none; else each has exactly one.
     """
-    num_clips, num_classes = scores.shape
-    if targets.ndim == 1:
-        assert not multi_label, "several labels need targets [N, K]"
-        targets = targets[:, None] == np.arange(num_classes)
-    has_label = targets > 0.5  # [N, K]
+    has_label = one_hot(targets, scores.shape[1])
     assert has_label.shape == scores.shape, f"targets {has_label.shape} for scores {scores.shape}"
     assert multi_label or (has_label.sum(axis=1) == 1).all(), "each clip has exactly one label"
-    if num_clips == 0 or not np.isfinite(scores).all():
+    if len(scores) == 0 or not np.isfinite(scores).all():
         return dict.fromkeys(METRICS, float("nan"))
-    auc = macro_auc(scores, has_label)
-    values = (
-        accuracy(scores, has_label),
-        balanced_accuracy(scores, has_label),
-        mean_average_precision(scores, has_label),
-        auc,
-        d_prime(auc),
-    )
-    return dict(zip(METRICS, values, strict=True))
+    return {name: metric.function(scores, has_label) for name, metric in METRICS.items()}
+
+
+def one_hot(targets: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return which labels clips have, bool [N, K], from their numbers [N] or from 0 and 1 [N, K]."""
+    return targets > 0.5 if targets.ndim == 2 else targets[:, None] == np.arange(num_classes)
 
 
 def accuracy(scores: np.ndarray, has_label: np.ndarray) -> float:
-    """Return the share of the clips with a label whose best class, by scores [N, K], is a label of theirs."""
+    """Return the fraction of the clips with a label whose best class, by scores [N, K], is a label of theirs."""
     is_labelled = has_label.any(axis=1)
     return _mean(_is_hit(scores, has_label)[is_labelled])
 
@@ -63,21 +66,33 @@ def mean_average_precision(scores: np.ndarray, has_label: np.ndarray) -> float:
 
 
 def macro_auc(scores: np.ndarray, has_label: np.ndarray) -> float:
-    """Return the mean over classes of the area under the ROC curve, scikit-learn's, over scores [N, K]."""
-    varies = has_label.any(axis=0) & ~has_label.all(axis=0)
-    if not varies.any():
-        return float("nan")
-    return _mean([roc_auc_score(has_label[:, k], scores[:, k]) for k in np.flatnonzero(varies)])
+    """Return the mean over classes of the area under the ROC curve, over scores [N, K]."""
+    num_with = has_label.sum(axis=0)  # [K]
+    num_pairs = num_with * (len(scores) - num_with)  # of a clip with the label and one without
+    ranks = (rankdata(scores, axis=0) * has_label).sum(axis=0)
+    num_in_order = ranks - num_with * (num_with + 1) / 2
+    return _mean(num_in_order[num_pairs > 0] / num_pairs[num_pairs > 0])
 
 
-def d_prime(auc: float) -> float:
-    """Return the distance in deviations between two normal distributions that an AUC tells apart; 0 for 0.5."""
+def d_prime(scores: np.ndarray, has_label: np.ndarray) -> float:
+    """Return the distance in standard deviations of two normal distributions that `macro_auc` tells apart."""
+    auc = macro_auc(scores, has_label)
     return float(2**0.5 * norm.ppf(np.clip(auc, AUC_MARGIN, 1 - AUC_MARGIN)))
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(accuracy, maximize=True),
+    "balanced_accuracy": Metric(balanced_accuracy, maximize=True),
+    "mAP": Metric(mean_average_precision, maximize=True),
+    "macro_auc": Metric(macro_auc, maximize=True),
+    "d_prime": Metric(d_prime, maximize=True),
+}
+"""What is logged of a validation, what `mae-ast evaluate` prints, and `mae-ast probe --json`."""
 
 
 def _is_hit(scores: np.ndarray, has_label: np.ndarray) -> np.ndarray:
     return np.take_along_axis(has_label, scores.argmax(axis=1)[:, None], axis=1)[:, 0]
 
 
-def _mean(values: np.ndarray | list[float]) -> float:
+def _mean(values: np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else float("nan")

@@ -70,7 +70,6 @@ class MaeAstClassificationTask(AudioTask):
             label_smoothing=cfg.label_smoothing,
         )
         check_augmentation(self._augmentation)
-        self._whole_set = ValidationScores(cfg.multi_label)
 
     # --- the model
 
@@ -187,23 +186,38 @@ class MaeAstClassificationTask(AudioTask):
             drop_frozen_gradients(optimizer)
         optimizer.step()
 
+    # --- validation
+
+    @without_traceback
+    def get_batch_iterator(self, dataset: LabelledAudioDataset, *args: Any, **kwargs: Any) -> Any:
+        """Batch a dataset, which begins scores of its own."""
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        num_batches = len(iterator)
+        last = self._setting("..dataset.max_valid_steps")  # counted from 0
+        self._scores = ValidationScores(
+            self.cfg.multi_label, num_batches if last is None else min(num_batches, last + 1)
+        )
+        return iterator
+
     @without_traceback
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
-        """Validate on one batch, and keep its scores for the figures over the whole set.
-
-        fairseq reads the figures when all batches are done, in every process, from the meters that are set up here;
-        each validation of each subset begins with meters of its own.
-        """
+        """Validate on one batch, and keep its scores for the metrics over the whole set."""
         self._check_bad_files(sample)
         model.eval()
         with torch.no_grad():
             measured = criterion.measure(model, sample)
-        if METRICS[0] not in metrics.get_active_aggregators()[0]:
-            self._whole_set = ValidationScores(self.cfg.multi_label)
-        for name in METRICS:
-            metrics.log_derived(name, lambda _, name=name: self._whole_set.figures()[name])
-        self._whole_set.add(Scored(sample["id"], measured.probabilities, sample["target"].plain))
+        self._scores.add(Scored(sample["id"], measured.probabilities, sample["target"].plain))
         return measured[:3]
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log what the criterion says, and the metrics of a validation when its last batch has come.
+
+        fairseq reads what was logged after every batch, in every process; so these are not logged before.
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        if not criterion.training and self._scores.has_all:
+            for name in METRICS:
+                metrics.log_derived(name, lambda _, name=name: self._scores.figures()[name])
 
 
 def check_same_labels(path: Path, known: Sequence[str], labels: Sequence[str]) -> None:

@@ -28,13 +28,23 @@ class ValidationScores:
 
     fairseq shows a process that has run out of batches its first one again, as a filler, and a broken clip is replaced
     by another of the set: so the same clip may come several times.
+
+    Args:
+        multi_label: whether a clip may have several labels or none.
+        num_batches: that each process will be shown, fillers counted.
     """
 
-    def __init__(self, multi_label: bool):
+    def __init__(self, multi_label: bool, num_batches: int):
         self.multi_label = multi_label
+        self.num_batches = num_batches
         self._batches: list[Scored] = []
         self._device = torch.device("cpu")
         self._figures: Optional[dict[str, float]] = None
+
+    @property
+    def has_all(self) -> bool:
+        """Return whether the last batch has come, in this process as in all others."""
+        return len(self._batches) >= self.num_batches
 
     def add(self, scored: Scored) -> None:
         """Take the scores of a batch."""
@@ -43,16 +53,12 @@ class ValidationScores:
         self._figures = None
 
     def figures(self) -> dict[str, float]:
-        """Return the metrics over all clips of all processes, by name; all processes must ask.
-
-        The scores are let go; until more are added, the figures stay.
-        """
+        """Return the metrics over all clips of all processes, by name; all processes must ask."""
         if self._figures is None:
             parts = (torch.cat(part) for part in zip(*self._batches, strict=True))
             rows, scores, targets = (gather(part, self._device).numpy() for part in parts)
             _, first = np.unique(rows, return_index=True)
             self._figures = evaluate(scores[first], targets[first], self.multi_label)
-            self._batches = []
         return self._figures
 
 

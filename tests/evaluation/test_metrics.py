@@ -5,9 +5,15 @@ import warnings
 import numpy as np
 import pytest
 from scipy.stats import norm
-from sklearn.metrics import accuracy_score, average_precision_score, balanced_accuracy_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
-from mae_ast_fairseq.evaluation.metrics import AUC_MARGIN, METRICS, evaluate
+from mae_ast_fairseq.evaluation.metrics import AUC_MARGIN, METRICS, Metric, evaluate
 
 
 @pytest.fixture
@@ -77,10 +83,21 @@ def test_a_class_of_all_clips_counts_for_map_and_not_for_auc(multi):
     assert values["mAP"] == pytest.approx((6 * without["mAP"] + 1) / 7)
 
 
+def test_a_metric_is_added_by_an_entry(single, monkeypatch):
+    def top3_error(scores, has_label):
+        best = np.argsort(scores, axis=1)[:, -3:]
+        return 1 - float(np.take_along_axis(has_label, best, axis=1).any(axis=1).mean())
+
+    monkeypatch.setitem(METRICS, "top3_error", Metric(top3_error, maximize=False))
+    scores, targets = single
+    expected = 1 - top_k_accuracy_score(targets, scores, k=3)
+    assert evaluate(scores, targets, False)["top3_error"] == pytest.approx(expected)
+
+
 def test_perfect_and_reversed_scores_have_a_finite_d_prime():
     targets = np.array([0, 1, 0, 1])
     perfect = evaluate(np.eye(2)[targets], targets, False)
-    assert [perfect[name] for name in METRICS[:4]] == [1.0] * 4
+    assert [perfect[name] for name in METRICS if name != "d_prime"] == [1.0] * 4
     assert perfect["d_prime"] == pytest.approx(2**0.5 * norm.ppf(1 - AUC_MARGIN))
     assert evaluate(-np.eye(2)[targets], targets, False)["d_prime"] == pytest.approx(-perfect["d_prime"])
 
@@ -103,5 +120,5 @@ def test_what_is_undefined_is_nan_without_a_warning(scores, targets, undefined):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         values = evaluate(scores, targets, True)
-    assert tuple(values) == METRICS
+    assert list(values) == list(METRICS)
     assert tuple(name for name, value in values.items() if np.isnan(value)) == tuple(undefined)

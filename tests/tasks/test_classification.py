@@ -12,8 +12,8 @@ from sklearn.metrics import average_precision_score
 
 from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.errors import UserError
-from mae_ast_fairseq.evaluation.metrics import METRICS
-from tests.finetuning import PITCHES, RECIPE, finetune, pretrained, set_up, write_tones
+from mae_ast_fairseq.evaluation.metrics import METRICS, Metric, accuracy
+from tests.finetuning import PITCHES, RECIPE, finetune, pretrained, set_up, validate, write_tones
 from tests.tiny import PATCH, padded_batch
 from tests.training import config
 
@@ -133,6 +133,20 @@ def test_the_file_that_a_run_began_with_may_have_gone(finetuned, tones):
     assert len(task.dataset("valid")) == 9
 
 
+def test_fairseqs_validation_command_shows_every_metric_of_the_whole_set(finetuned, tones):
+    folder, run = finetuned
+    subsets = ("dataset.valid_subset='valid,train'", "dataset.batch_size=4")  # three batches of 9 clips, and six of 24
+    shown = validate(folder / "checkpoint_last.pt", tones, *subsets)
+    expected = {name: pytest.approx(run.logged["valid"][-1][name], abs=1e-5) for name in METRICS}
+    assert {name: shown["valid"].get(name) for name in METRICS} == expected
+    assert set(METRICS) <= set(shown["train"])
+
+
+def test_a_validation_of_a_few_batches_shows_the_metrics_of_these(tones):
+    run = finetune(tones, "optimization.max_update=1", "dataset.batch_size=4", "+dataset.max_valid_steps=1")
+    assert set(METRICS) <= set(run.logged["valid"][0])
+
+
 # --- how it trains
 
 
@@ -144,6 +158,21 @@ def test_any_metric_chooses_the_best_checkpoint(tones, tmp_path, metric):
     )  # fmt: skip
     saved = torch.load(tmp_path / "checkpoint_best.pt", weights_only=True)
     assert saved["extra_state"]["best"] == pytest.approx(run.logged["valid"][0][metric], abs=1e-5)
+
+
+def test_a_metric_is_added_by_an_entry_and_chooses_the_best_checkpoint(tones, tmp_path, monkeypatch):
+    def error_rate(scores, has_label):
+        return 1 - accuracy(scores, has_label)
+
+    monkeypatch.setitem(METRICS, "error_rate", Metric(error_rate, maximize=False))
+    run = finetune(
+        tones, *saving(tmp_path), "checkpoint.best_checkpoint_metric=error_rate", "optimization.max_update=1",
+        "checkpoint.maximize_best_checkpoint_metric=false",
+    )  # fmt: skip
+    (logged,) = run.logged["valid"]
+    assert logged["error_rate"] == pytest.approx(1 - logged["accuracy"], abs=1e-5)
+    saved = torch.load(tmp_path / "checkpoint_best.pt", weights_only=True)
+    assert saved["extra_state"]["best"] == pytest.approx(logged["error_rate"], abs=1e-5)
 
 
 def test_a_run_forgets_the_best_of_the_one_before(tones):

@@ -24,7 +24,7 @@ TARGETS = torch.from_numpy((DRAWS.random((20, 4)) < 0.3).astype(np.float32))
 
 
 def whole_set(*batches):
-    collected = ValidationScores(multi_label=True)
+    collected = ValidationScores(multi_label=True, num_batches=len(batches))
     for rows in batches:
         rows = torch.tensor(rows)
         collected.add(Scored(rows, SCORES[rows], TARGETS[rows]))
@@ -48,6 +48,14 @@ def test_figures_stay_until_scores_are_added():
     assert collected.figures() is first
     collected.add(Scored(torch.arange(20), SCORES, TARGETS))
     assert collected.figures() == whole_set(range(20)).figures()
+
+
+def test_the_last_batch_completes_them():
+    collected = ValidationScores(multi_label=True, num_batches=2)
+    for is_last in (False, True):
+        assert not collected.has_all
+        collected.add(Scored(torch.arange(20), SCORES, TARGETS))
+        assert collected.has_all == is_last
 
 
 def test_figures_are_plain_numbers_that_a_checkpoint_may_hold():
