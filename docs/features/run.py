@@ -39,7 +39,7 @@ from mae_ast_fairseq.evaluation import probes, splits
 from mae_ast_fairseq.inference.features import clip_features
 from mae_ast_fairseq.inference.predict import Clip, predict
 from mae_ast_fairseq.nn import fbank
-from mae_ast_fairseq.nn.readout import possible_readouts, read_out
+from mae_ast_fairseq.nn.readout import possible_readouts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1, 2)
@@ -215,7 +215,7 @@ def probe(args: argparse.Namespace) -> None:
             wanted = [seed for seed in seeds if not is_done(done, stage="probe", model=model, set=name, seed=seed)]
             readouts = extract(probe_set) if wanted else {}
             for seed in wanted:
-                for readout, accuracy in accuracies(readouts, probe_set.task, seed).items():
+                for readout, accuracy in accuracies(readouts, probe_set.data, seed).items():
                     add_result(
                         file, stage="probe", model=model, set=name, seed=seed, readout=readout, accuracy=accuracy
                     )
@@ -224,7 +224,7 @@ def probe(args: argparse.Namespace) -> None:
 
 def models_to_probe(out: Path) -> Iterator[tuple[str, Sequence[int], Any]]:
     """Yield each model's name, the seeds it is probed by, and what reads its features out."""
-    yield "log-Mel", SEEDS, log_mel_readouts
+    yield "log-Mel", SEEDS, lambda probe_set: probes.log_mel_readouts(probe_set.manifest)
     for run in PROBED:
         checkpoints = checkpoints_of(out / "runs" / run)
         is_main = run in ("frame", "patch")
@@ -249,14 +249,7 @@ def reader(model: Any) -> Any:
     return read
 
 
-def log_mel_readouts(probe_set: sets.ProbeSet) -> dict[str, np.ndarray]:
-    """Read the log-Mel frames themselves out, as one layer."""
-    paths = [probe_set.manifest.path(row) for row in range(len(probe_set.manifest))]
-    frames = [fbank.log_mel(torch.from_numpy(load_audio(path)))[None] for path in paths]
-    return {name: np.stack([read_out(name, some, None, 1).numpy() for some in frames]) for name in possible_readouts(1)}
-
-
-def accuracies(readouts: dict[str, np.ndarray], task: splits.Task, seed: int) -> dict[str, float]:
+def accuracies(readouts: dict[str, np.ndarray], data: splits.ProbeData, seed: int) -> dict[str, float]:
     """Return the accuracy over all left-out groups of each readout at its best layers, and of the best of all.
 
     What is best is chosen for each left-out group on other groups' clips, by ridge regression like all that follows.
@@ -265,14 +258,14 @@ def accuracies(readouts: dict[str, np.ndarray], task: splits.Task, seed: int) ->
     layers = [*map(str, range(1, num_layers + 1)), *(["all"] if num_layers > 1 else [])]
     candidates = probes.candidates_of(readouts, layers)
     hits: dict[str, int] = {}
-    for division in splits.divide_by_groups(task, seed):
-        division = division._replace(inner=division.inner[:NUM_INNER])
-        choices = probes.compare(candidates, task, division, "ridge")
+    for split in splits.split_by_groups(data, seed):
+        split = split._replace(inner=split.inner[:NUM_INNER])
+        choices = probes.compare(candidates, data, split, "ridge")
         for readout in (*readouts, "best"):
             choice = probes.best(choices, readout=None if readout == "best" else readout)
-            scores = probes.test_scores(candidates[choice.candidate], task, division, "ridge", choice)
-            hits[readout] = hits.get(readout, 0) + int((scores.argmax(1) == task.targets[division.test]).sum())
-    return {readout: count / len(task.targets) for readout, count in hits.items()}
+            scores = probes.test_scores(candidates[choice.candidate], data, split, "ridge", choice)
+            hits[readout] = hits.get(readout, 0) + int((scores.argmax(1) == data.targets[split.test]).sum())
+    return {readout: count / len(data.targets) for readout, count in hits.items()}
 
 
 def probe_last_layers(args: argparse.Namespace) -> None:
@@ -286,7 +279,7 @@ def probe_last_layers(args: argparse.Namespace) -> None:
             key = {"stage": "last-layer", "model": model, "set": name}
             if not is_done(done, **key):
                 readouts = {"mean": reader(network)(probe_set)["mean"][:, -1:]}
-                accuracy = accuracies(readouts, probe_set.task, seed=0)["mean"]
+                accuracy = accuracies(readouts, probe_set.data, seed=0)["mean"]
                 add_result(args.out / "results-last-layer.jsonl", **key, accuracy=accuracy)
 
 
@@ -305,7 +298,7 @@ class FewShot(NamedTuple):
 def few_shot(args: argparse.Namespace) -> None:
     """Fine-tune the frames' model, and the same network from scratch, on few takes of spoken digits."""
     digits = sets.read_set(args.out / "sets" / "digits_to_learn", lambda: sets.digits(args.fsdd, range(50)))
-    speakers = np.unique(digits.task.groups).tolist()
+    speakers = np.unique(digits.data.groups).tolist()
     jobs = [FewShot(method, shots, speaker, seed) for seed in SEEDS for shots in SHOTS for speaker in speakers
             for method in ("pretrained", "scratch") if seed == 0 or shots == 5]  # fmt: skip
     done = results_of(args.out)
@@ -316,15 +309,15 @@ def few_shot(args: argparse.Namespace) -> None:
 
 def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
     """Train one classifier and note its accuracy on all clips of the speaker that it never heard."""
-    division = next(some for some in splits.divide_by_groups(digits.task, job.seed) if some.name == job.speaker)
+    split = next(some for some in splits.split_by_groups(digits.data, job.seed) if some.name == job.speaker)
     if job.shots:
-        division = splits.few_shot(digits.task, division, job.shots, job.seed)
+        split = splits.few_shot(digits.data, split, job.shots, job.seed)
     folder = out / "few_shot" / "-".join(map(str, job))
     folder.mkdir(parents=True, exist_ok=True)
-    manifest, names = digits.manifest, digits.task.names
-    rows = [(manifest.relative_path(row), int(manifest.num_samples[row]), 16_000) for row in division.train.tolist()]
+    manifest, names = digits.manifest, digits.data.names
+    rows = [(manifest.relative_path(row), int(manifest.num_samples[row]), 16_000) for row in split.train.tolist()]
     write_manifest(folder / "train.tsv", manifest.root, rows)
-    write_lines(folder / "train.lbl", [names[target] for target in digits.task.targets[division.train]])
+    write_lines(folder / "train.lbl", [names[target] for target in digits.data.targets[split.train]])
     write_lines(folder / "labels.txt", names)
     path = max(checkpoints_of(out / "runs" / "frame").items())[1]
     begin = [f"model.pretrained={path}"]
@@ -341,10 +334,10 @@ def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
     with (folder / "train.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
     last = folder / "checkpoints" / "checkpoint_last.pt"
-    clips = [Clip(manifest.path(row)) for row in division.test.tolist()]
+    clips = [Clip(manifest.path(row)) for row in split.test.tolist()]
     found = predict(build_model(read_checkpoint(last)), clips, window_samples=160_000, hop_samples=160_000)
     answers = np.array([windows[0].probabilities.argmax() for windows in found])
-    accuracy = float((answers == digits.task.targets[division.test]).mean())
+    accuracy = float((answers == digits.data.targets[split.test]).mean())
     add_result(out / "results-few-shot.jsonl", stage="few-shot", **job._asdict(), accuracy=accuracy)
     last.unlink()
     print(f"{job}: {accuracy:.1%}", file=sys.stderr, flush=True)

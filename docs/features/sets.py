@@ -71,7 +71,7 @@ class ProbeSet(NamedTuple):
     """Clips, and what is to be predicted of them."""
 
     manifest: Manifest
-    task: splits.Task
+    data: splits.ProbeData
 
 
 def read_set(folder: Path, make: Callable[[], Iterator[Clip]]) -> ProbeSet:
@@ -90,7 +90,7 @@ def read_set(folder: Path, make: Callable[[], Iterator[Clip]]) -> ProbeSet:
     parts = [Path(manifest.path(row)).name.split("~") for row in range(len(manifest))]
     names = sorted({label for label, _, _ in parts})
     targets = np.array([names.index(label) for label, _, _ in parts])
-    return ProbeSet(manifest, splits.Task(targets, names, np.array([group for _, group, _ in parts])))
+    return ProbeSet(manifest, splits.ProbeData(targets, names, np.array([group for _, group, _ in parts])))
 
 
 def digits(fsdd: Path, takes: range) -> Iterator[Clip]:

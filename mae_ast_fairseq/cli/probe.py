@@ -15,22 +15,14 @@ from tqdm import tqdm
 from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained
 from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.splits import (
-    Clips,
-    Data,
-    add_division_arguments,
-    check_division_arguments,
-    divide,
-    read_data,
-)
+from mae_ast_fairseq.cli.splits import SelectedClips, add_split_arguments, read_clips, split_clips
 from mae_ast_fairseq.config.pretraining import require_choice
-from mae_ast_fairseq.data.audio import load_row
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots, probes
-from mae_ast_fairseq.evaluation.splits import Division, Task
+from mae_ast_fairseq.evaluation.metrics import evaluate
+from mae_ast_fairseq.evaluation.splits import ProbeData, Split
 from mae_ast_fairseq.files import prepare_folder
 from mae_ast_fairseq.inference.features import clip_features
-from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import (
@@ -41,7 +33,6 @@ from mae_ast_fairseq.nn.readout import (
     layer_numbers,
     parse_layers,
     possible_readouts,
-    read_out,
 )
 
 HELP = "Probe frozen features: linear and nearest-neighbour classifiers on labelled clips, beside baselines."
@@ -49,14 +40,12 @@ EXAMPLE = "mae-ast probe checkpoints/checkpoint_best.pt --data manifests/digits 
 
 METRICS = {False: ("accuracy", "balanced_accuracy", "macro_auc"), True: ("mAP", "macro_auc", "d_prime")}
 TRAINED, RANDOM, LOG_MEL = "checkpoint", "random weights", "log-Mel"
-NO_LAYER = "-"
-"""The layer of log-Mel frames."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_checkpoint_argument(parser, "of any of our models, as released, or tiny")
-    add_division_arguments(parser)
+    add_split_arguments(parser)
     parser.add_argument(
         "--classifier",
         nargs="+",
@@ -102,17 +91,17 @@ class Row(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a row reached with one seed in one division."""
+    """What a row reached with one seed in one split."""
 
     seed: int
-    division: Division
+    split: Split
     choice: probes.Choice
     scores: np.ndarray
-    """[M, K] of the division's test rows"""
+    """[M, K] of the split's test rows"""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the data, extract features once, probe them by every seed and division, print the table."""
+    """Read the data, extract features once, probe them by every seed and split, print the table."""
     device, dtype = check_device_arguments(args)
     _check_arguments(args)
     checkpoint = open_checkpoint(args)
@@ -120,15 +109,17 @@ def run(args: argparse.Namespace) -> int:
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     if args.readout != ALL:
         check_readout("--readout", args.readout, grid.rows)
-    data = read_data(args, grid)
-    divisions = {seed: divide(args, data, seed) for seed in args.seeds}  # all are good before features are extracted
+    clips, data, _ = labelled = read_clips(args, grid)
+    splits = {
+        seed: split_clips(args, labelled, seed) for seed in args.seeds
+    }  # all are good before features are extracted
     outcomes: dict[Row, list[Outcome]] = {}
-    for name, seeds, readouts in _feature_sets(args, checkpoint, data, device, dtype):
-        for row, outcome in _probe(args, data.task, name, readouts, {seed: divisions[seed] for seed in seeds}):
+    for name, seeds, readouts in _feature_sets(args, checkpoint, clips, device, dtype):
+        for row, outcome in _probe(args, data, name, readouts, {seed: splits[seed] for seed in seeds}):
             outcomes.setdefault(row, []).append(outcome)
-    summary = _summarize(args, data.task, outcomes)
+    summary = _summarize(args, data, outcomes)
     if args.confusion is not None:
-        _draw_confusion(args, data.task, outcomes)
+        _draw_confusion(args, data, outcomes)
     print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
     return 0
 
@@ -137,7 +128,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
-    check_division_arguments(args)
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
         raise ConfigError(f"--seeds {' '.join(map(str, args.seeds))}: expected different numbers of at least 0")
     if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
@@ -192,31 +182,19 @@ def _layers(layer: str, num_layers: int) -> _Layers:
 
 
 def _feature_sets(
-    args: argparse.Namespace, checkpoint: Checkpoint, data: Data, device: torch.device, dtype: torch.dtype
+    args: argparse.Namespace, checkpoint: Checkpoint, clips: SelectedClips, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, Sequence[int], dict[str, np.ndarray]]]:
     """Yield (name, seeds that use it, [N, D, C] by readout): one set at a time is held."""
 
     def extract(model: SpectrogramEncoder) -> dict[str, np.ndarray]:
         names = possible_readouts(model.grid.rows) if args.readout == ALL else [args.readout]
-        return clip_features(model, data.clips, names, device=device, dtype=dtype, max_seconds=args.max_seconds)
+        return clip_features(model, clips, names, device=device, dtype=dtype, max_seconds=args.max_seconds)
 
     yield TRAINED, args.seeds, extract(build_model(checkpoint))
     if not args.no_baselines:
-        yield LOG_MEL, args.seeds, _log_mel_readouts(data.clips, checkpoint.feature_dim, args.max_seconds)
+        yield LOG_MEL, args.seeds, probes.log_mel_readouts(clips, checkpoint.feature_dim, args.max_seconds)
         for seed in args.seeds:
             yield RANDOM, [seed], extract(build_untrained(checkpoint, seed))
-
-
-def _log_mel_readouts(clips: Clips, num_bands: int, max_seconds: float | None) -> dict[str, np.ndarray]:
-    """Read the log-Mel frames of each clip out, the plainest of features, in every way: [N, 1, D] by readout."""
-    num_samples = None if max_seconds is None else round(max_seconds * fbank.SAMPLE_RATE)
-    values: dict[str, list[np.ndarray]] = {name: [] for name in possible_readouts(rows=1)}
-    for row in tqdm(range(len(clips)), desc=LOG_MEL, unit=" clips", disable=None):
-        waveform = load_row(clips, row, num_samples=num_samples)
-        frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=num_bands)[None]
-        for name, read in values.items():
-            read.append(read_out(name, frames, None, rows=1).numpy())
-    return {name: np.stack(some) for name, some in values.items()}
 
 
 # --- probing
@@ -224,31 +202,28 @@ def _log_mel_readouts(clips: Clips, num_bands: int, max_seconds: float | None) -
 
 def _probe(
     args: argparse.Namespace,
-    task: Task,
+    data: ProbeData,
     name: str,
     readouts: dict[str, np.ndarray],
-    divisions: dict[int, list[Division]],
+    splits: dict[int, list[Split]],
 ) -> Iterator[tuple[Row, Outcome]]:
     """Yield what each classifier reaches on one set of features, for every row of the table that shows it."""
     num_layers = next(iter(readouts.values())).shape[1]
-    layers = _Layers([NO_LAYER], [NO_LAYER]) if name == LOG_MEL else _layers(args.layer, num_layers)
-    if name == LOG_MEL:
-        candidates = {probes.Candidate(readout, NO_LAYER): values[:, 0] for readout, values in readouts.items()}
-    else:
-        candidates = probes.candidates_of(readouts, layers.candidates)
+    layers = _Layers([probes.NO_LAYER], [probes.NO_LAYER]) if name == LOG_MEL else _layers(args.layer, num_layers)
+    candidates = probes.candidates_of(readouts, layers.candidates)
     names = ["best"] if len(readouts) > 1 else list(readouts)
     if args.readout == ALL:
         names = [*readouts, "best"]
     shown = [(readout, layer) for readout in names for layer in layers.shown]
     classifiers = args.classifier or ["linear", *([] if args.multi_label else ["knn"])]
-    tasks = [
-        (classifier, seed, division)
+    jobs = [
+        (classifier, seed, split)
         for classifier in dict.fromkeys(classifiers)
-        for seed, some in divisions.items()
-        for division in some
+        for seed, some in splits.items()
+        for split in some
     ]
-    for classifier, seed, division in tqdm(tasks, desc=name, unit=" probes", disable=None):
-        choices = probes.compare(candidates, task, division, classifier)
+    for classifier, seed, split in tqdm(jobs, desc=name, unit=" probes", disable=None):
+        choices = probes.compare(candidates, data, split, classifier)
         scores: dict[probes.Choice, np.ndarray] = {}
         for readout, layer in shown:
             choice = probes.best(
@@ -258,47 +233,47 @@ def _probe(
             )
             if choice not in scores:
                 values = candidates[choice.candidate]
-                scores[choice] = probes.test_scores(values, task, division, classifier, choice)
-            yield Row(name, classifier, readout, layer), Outcome(seed, division, choice, scores[choice])
+                scores[choice] = probes.test_scores(values, data, split, classifier, choice)
+            yield Row(name, classifier, readout, layer), Outcome(seed, split, choice, scores[choice])
 
 
-def _summarize(args: argparse.Namespace, task: Task, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:
+def _summarize(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:
     results = []
     for row, some in outcomes.items():
         runs = [
             {
                 "seed": outcome.seed,
-                "test": outcome.division.name,
-                "num_train": len(outcome.division.train),
-                "num_test": len(outcome.division.test),
+                "test": outcome.split.name,
+                "num_train": len(outcome.split.train),
+                "num_test": len(outcome.split.test),
                 "readout": outcome.choice.candidate.readout,
                 "layer": outcome.choice.candidate.layer,
                 "floor": outcome.choice.setting.floor,
                 probes.CLASSIFIERS[row.classifier].symbol: outcome.choice.setting.value,
                 "validation": outcome.choice.score,
-                **probes.evaluate(outcome.scores, task, outcome.division.test),
+                **evaluate(outcome.scores, data.targets[outcome.split.test], data.is_multi_label),
             }
             for outcome in some
         ]
-        means = {metric: _mean_and_deviation(runs, metric) for metric in METRICS[args.multi_label]}
+        means = {metric: _mean_and_std(runs, metric) for metric in METRICS[args.multi_label]}
         results.append({**row._asdict(), **means, "runs": runs})
-    divisions = [run["test"] for run in results[0]["runs"] if run["seed"] == args.seeds[0]]
+    tested = [run["test"] for run in results[0]["runs"] if run["seed"] == args.seeds[0]]
     return {
         "checkpoint": str(args.checkpoint),
         "data": str(args.data),
-        "num_clips": len(task.targets),
-        "num_classes": len(task.names),
-        "tested": divisions,
+        "num_clips": len(data.targets),
+        "num_classes": len(data.names),
+        "tested": tested,
         "readout": args.readout,
         "shots": args.shots,
         "seeds": args.seeds,
-        "deviation_over": "seeds" if len(args.seeds) > 1 else "tests" if len(divisions) > 1 else None,
+        "deviation_over": "seeds" if len(args.seeds) > 1 else "tests" if len(tested) > 1 else None,
         "results": results,
     }
 
 
-def _mean_and_deviation(runs: Sequence[dict[str, Any]], metric: str) -> dict[str, float | None]:
-    """Return the mean over all, and the deviation between seeds, or where there is one, between its divisions."""
+def _mean_and_std(runs: Sequence[dict[str, Any]], metric: str) -> dict[str, float | None]:
+    """Return the mean over all, and the deviation between seeds, or where there is one, between its tests."""
     by_seed: dict[int, list[float]] = {}
     for run_ in runs:
         by_seed.setdefault(run_["seed"], []).append(run_[metric])
@@ -307,18 +282,18 @@ def _mean_and_deviation(runs: Sequence[dict[str, Any]], metric: str) -> dict[str
     return {"mean": float(np.mean(means)), "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def _draw_confusion(args: argparse.Namespace, task: Task, outcomes: dict[Row, list[Outcome]]) -> None:
-    """Draw the matrix of the checkpoint's last row of its first classifier, its divisions and seeds together."""
+def _draw_confusion(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, list[Outcome]]) -> None:
+    """Draw the matrix of the checkpoint's last row of its first classifier, its tests and seeds together."""
     rows = [row for row in outcomes if row.features == TRAINED]
     row = [other for other in rows if other.classifier == rows[0].classifier][-1]
-    counts = np.zeros((len(task.names),) * 2, dtype=int)
+    counts = np.zeros((len(data.names),) * 2, dtype=int)
     for outcome in outcomes[row]:
-        np.add.at(counts, (task.targets[outcome.division.test], outcome.scores.argmax(1)), 1)
+        np.add.at(counts, (data.targets[outcome.split.test], outcome.scores.argmax(1)), 1)
     accuracy = counts.trace() / counts.sum()
     title = (
         f"{args.checkpoint.name}: {row.classifier} probe, {row.readout} of layer {row.layer}, accuracy {accuracy:.1%}"
     )
-    plots.save_confusion(args.confusion, counts=counts, names=task.names, title=title)
+    plots.save_confusion(args.confusion, counts=counts, names=data.names, title=title)
 
 
 # --- what is printed

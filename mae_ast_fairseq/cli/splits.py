@@ -1,4 +1,4 @@
-"""Labelled clips and how a command divides them: by their splits, into folds, or by groups such as speakers."""
+"""Labelled clips and how `mae-ast probe` splits them: as they are, into folds, or by groups such as speakers."""
 
 import argparse
 import re
@@ -22,13 +22,13 @@ from mae_ast_fairseq.data.labels import (
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import splits
-from mae_ast_fairseq.evaluation.splits import Division, Task
+from mae_ast_fairseq.evaluation.splits import ProbeData, Split
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE, num_frames
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 
 
-class Clips:
-    """Some rows of manifests, with the interface that `features` asks for.
+class SelectedClips:
+    """Some rows of manifests, with the interface that `clip_features` asks for.
 
     Args:
         manifest: one, or several joined.
@@ -53,16 +53,16 @@ class Clips:
         return self._manifest.where(int(self._rows[row]))
 
 
-class Data(NamedTuple):
+class LabelledClips(NamedTuple):
     """The labelled clips of all splits, one after another, without those too short for the model."""
 
-    clips: Clips
-    task: Task
+    clips: SelectedClips
+    data: ProbeData
     parts: np.ndarray
-    """[N] which split each clip is of: by splits 0 for training, 1 for test, 2 for validation"""
+    """[N] which split each clip is of: with given splits 0 for training, 1 for test, 2 for validation"""
 
 
-def add_division_arguments(parser: argparse.ArgumentParser) -> None:
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `--data`, the splits, folds and groups, `--shots` and `--multi-label`."""
     parser.add_argument(
         "--data", type=Path, required=True, help="folder of {split}.tsv and {split}.lbl, and labels.txt if there is one"
@@ -92,31 +92,20 @@ def add_division_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shots", type=int, help="training clips of each class, drawn by seed (default: all)")
 
 
-def check_division_arguments(args: argparse.Namespace) -> None:
-    """Raise ConfigError where the arguments contradict each other."""
-    ways = [option for option in ("folds", "groups", "group_pattern") if getattr(args, option) is not None]
-    if len(ways) > 1:
-        names = " and ".join(f"--{way.replace('_', '-')}" for way in ways)
-        raise ConfigError(f"{names} were given; expected one of them, or none to use the splits as they are")
-    if args.folds is not None and args.folds < 2:
-        raise ConfigError(f"--folds {args.folds}: expected at least 2")
-    if args.shots is not None and args.shots < 1:
-        raise ConfigError(f"--shots {args.shots}: expected at least 1")
-    if args.multi_label and args.shots is not None:
-        raise ConfigError("--shots: with --multi-label a clip counts for many classes; expected single labels")
-
-
-def read_data(args: argparse.Namespace, grid: TokenGrid) -> Data:
+def read_clips(args: argparse.Namespace, grid: TokenGrid) -> LabelledClips:
     """Read manifests and labels of the splits wanted; leave clips out that are too short for the model, and say so.
 
-    Raises ManifestError or ConfigError.
+    Raises ManifestError, or ConfigError for arguments that contradict each other.
     """
-    by_split = args.folds is None and args.groups is None and args.group_pattern is None
-    splits = _given_splits(args) if by_split else args.split
+    ways = {"--folds": args.folds, "--groups": args.groups, "--group-pattern": args.group_pattern}
+    given = [option for option, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} were given; expected one of them, or none to take splits as they are")
+    splits = args.split if given else _given_splits(args)
     if len(set(splits)) < len(splits):
         raise ConfigError(f"splits {', '.join(splits)}: one is named twice; expected different ones")
     manifests = [read_manifest(args.data / f"{split}.tsv") for split in splits]
-    vocabulary = _vocabulary(args.data, splits[:1] if by_split else splits)
+    vocabulary = _vocabulary(args.data, splits if given else splits[:1])
     labels = join_labels(
         [
             read_labels(args.data / f"{split}.lbl", vocabulary, len(manifest), args.multi_label)
@@ -130,13 +119,73 @@ def read_data(args: argparse.Namespace, grid: TokenGrid) -> Data:
         raise ConfigError(
             f"{labels.name}: all clips have the same label; expected at least two classes; check the label files"
         )
-    task = Task(
+    data = ProbeData(
         targets=targets if args.multi_label else targets.argmax(1),
         names=vocabulary.names,
         groups=None if groups is None else groups[rows],
     )
     parts = np.repeat(np.arange(len(manifests)), list(map(len, manifests)))
-    return Data(Clips(join(manifests), rows), task, parts[rows])
+    return LabelledClips(SelectedClips(join(manifests), rows), data, parts[rows])
+
+
+def _given_splits(args: argparse.Namespace) -> list[str]:
+    """Return the splits to use as they are: train, test, and valid where it is."""
+    valid = args.valid
+    if valid is None and args.test != "valid" and (args.data / "valid.tsv").exists():
+        valid = "valid"
+    if not (args.data / f"{args.test}.tsv").exists():
+        raise ConfigError(
+            f"--test {args.test}: there is no {args.data / args.test}.tsv; expected a split to test on; name one, or "
+            "divide --split with --folds, --groups or --group-pattern"
+        )
+    return [args.train, args.test, *([valid] if valid is not None else [])]
+
+
+def _vocabulary(folder: Path, splits: Sequence[str]) -> Vocabulary:
+    """Return the classes: those of labels.txt, or where there is none, what stands in the splits."""
+    if (folder / FILE_NAME).exists():
+        return read_vocabulary(folder / FILE_NAME)
+    return collect_vocabulary(folder / f"{split}.lbl" for split in splits)
+
+
+def _groups(args: argparse.Namespace, manifests: Sequence[Manifest]) -> np.ndarray | None:
+    """Return the group of each clip [N], from a file or the paths; None where neither was given."""
+    if args.group_pattern is not None:
+        return _groups_by_pattern(args.group_pattern, manifests)
+    if args.groups is None:
+        return None
+    names = [line.strip() for line in read_lines(args.groups)]
+    num_clips = sum(map(len, manifests))
+    if len(names) != num_clips:
+        raise ConfigError(
+            f"{args.groups}: found {len(names)} lines; expected {num_clips}, one for each clip of "
+            f"{', '.join(manifest.name for manifest in manifests)}; write it anew"
+        )
+    if "" in names:
+        raise ConfigError(f"{args.groups}:{names.index('') + 1}: a blank line; expected the clip's group")
+    return np.array(names)
+
+
+def _groups_by_pattern(text: str, manifests: Sequence[Manifest]) -> np.ndarray:
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ConfigError(f"--group-pattern {text!r}: {error}; expected a regular expression") from None
+    if pattern.groups != 1:
+        raise ConfigError(
+            f"--group-pattern {text!r}: it has {pattern.groups} pairs of parentheses; expected one, around the group"
+        )
+    groups = []
+    for manifest in manifests:
+        for row in range(len(manifest)):
+            found = pattern.search(manifest.relative_path(row))
+            if found is None or not found[1]:
+                raise ConfigError(
+                    f"{manifest.where(row)}: --group-pattern finds nothing in {manifest.relative_path(row)!r}; "
+                    "expected a group for each clip; change the pattern or give --groups"
+                )
+            groups.append(found[1])
+    return np.array(groups)
 
 
 def _long_enough(manifest: Manifest | ConcatManifest, grid: TokenGrid, max_seconds: float | None) -> np.ndarray:
@@ -160,77 +209,15 @@ def _long_enough(manifest: Manifest | ConcatManifest, grid: TokenGrid, max_secon
     return np.flatnonzero(is_enough)
 
 
-def _vocabulary(folder: Path, splits: Sequence[str]) -> Vocabulary:
-    """Return the classes: those of labels.txt, or where there is none, what stands in the splits."""
-    if (folder / FILE_NAME).exists():
-        return read_vocabulary(folder / FILE_NAME)
-    return collect_vocabulary(folder / f"{split}.lbl" for split in splits)
-
-
-def _given_splits(args: argparse.Namespace) -> list[str]:
-    """Return the splits to use as they are: train, test, and valid where it is."""
-    valid = args.valid
-    if valid is None and args.test != "valid" and (args.data / "valid.tsv").exists():
-        valid = "valid"
-    if not (args.data / f"{args.test}.tsv").exists():
-        raise ConfigError(
-            f"--test {args.test}: there is no {args.data / args.test}.tsv; expected a split to test on; name one, or "
-            "divide --split with --folds, --groups or --group-pattern"
-        )
-    return [args.train, args.test, *([valid] if valid is not None else [])]
-
-
-def _groups(args: argparse.Namespace, manifests: Sequence[Manifest]) -> np.ndarray | None:
-    """Return the group of each clip [N], from a file or the paths."""
-    num_clips = sum(map(len, manifests))
-    if args.groups is not None:
-        names = [line.strip() for line in read_lines(args.groups)]
-        if len(names) != num_clips:
-            raise ConfigError(
-                f"{args.groups}: found {len(names)} lines; expected {num_clips}, one for each clip of "
-                f"{', '.join(manifest.name for manifest in manifests)}; write it anew"
-            )
-        if "" in names:
-            raise ConfigError(f"{args.groups}:{names.index('') + 1}: a blank line; expected the clip's group")
-        return np.array(names)
-    if args.group_pattern is None:
-        return None
-    pattern = _compile(args.group_pattern)
-    names = []
-    for manifest in manifests:
-        for row in range(len(manifest)):
-            found = pattern.search(manifest.relative_path(row))
-            if found is None or not found[1]:
-                raise ConfigError(
-                    f"{manifest.where(row)}: --group-pattern finds nothing in {manifest.relative_path(row)!r}; "
-                    "expected a group for each clip; change the pattern or give --groups"
-                )
-            names.append(found[1])
-    return np.array(names)
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"--group-pattern {pattern!r}: {error}; expected a regular expression") from None
-    if compiled.groups != 1:
-        raise ConfigError(
-            f"--group-pattern {pattern!r}: it has {compiled.groups} pairs of parentheses; expected one, around the "
-            "group"
-        )
-    return compiled
-
-
-def divide(args: argparse.Namespace, data: Data, seed: int) -> list[Division]:
-    """Divide the clips as the arguments say, and keep only the shots wanted; raises ConfigError."""
-    if data.task.groups is not None:
-        found = splits.divide_by_groups(data.task, seed)
+def split_clips(args: argparse.Namespace, clips: LabelledClips, seed: int) -> list[Split]:
+    """Split the clips as the arguments say, and keep only the shots wanted; raises ConfigError."""
+    if clips.data.groups is not None:
+        found = splits.split_by_groups(clips.data, seed)
     elif args.folds is not None:
-        found = splits.divide_by_folds(data.task, args.folds, seed)
+        found = splits.split_by_folds(clips.data, args.folds, seed)
     else:
-        train, test, valid = (np.flatnonzero(data.parts == part) for part in range(3))
-        found = splits.divide_by_split(data.task, train, valid if len(valid) else None, test, seed)
+        train, test, valid = (np.flatnonzero(clips.parts == part) for part in range(3))
+        found = [splits.given_split(clips.data, train, valid if len(valid) else None, test, seed, args.test)]
     if args.shots is None:
         return found
-    return [splits.few_shot(data.task, division, args.shots, seed) for division in found]
+    return [splits.few_shot(clips.data, split, args.shots, seed) for split in found]

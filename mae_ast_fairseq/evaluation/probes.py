@@ -1,40 +1,38 @@
 """Probes of frozen features: linear, ridge and nearest-neighbour classifiers, and the choice of their settings.
 
-Pure functions over arrays. What a probe may choose, its readout, layers, whitening, and regularisation or number of
-neighbours, is chosen on a division's validation rows.
+Functions over arrays. What a probe may choose, its readout, layers, whitening, and regularisation or number of
+neighbours, is chosen on a split's validation rows.
 """
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
+import torch
 from scipy import linalg
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import NearestNeighbors
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
 
-from mae_ast_fairseq.evaluation import metrics
-from mae_ast_fairseq.evaluation.splits import Division, Task
-from mae_ast_fairseq.nn.readout import ALL
+from mae_ast_fairseq.data.audio import load_row
+from mae_ast_fairseq.evaluation.metrics import METRICS, one_hot
+from mae_ast_fairseq.evaluation.splits import ProbeData, Split
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.nn.readout import ALL, possible_readouts, read_out
 
 FLOORS = (1e-6, 3e-5, 1e-2, 1.0)  # of the variances in whitening
 REGULARISATIONS = (0.01, 0.1, 1.0)  # scikit-learn's C, the inverse of the penalty's weight
 NEIGHBOURS = (1, 5, 10, 20)
-PENALTIES = (
-    1e-3,
-    1e-2,
-    0.03,
-    0.1,
-    0.3,
-    1.0,
-    10.0,
-)  # of ridge regression, for each clip
+PENALTIES = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0)  # of ridge regression, for each clip
 MIN_VARIANCE = 1e-12  # beside the largest, of a direction that training clips have
 MAX_ITERATIONS = 200  # of L-BFGS: with a small floor tens do, with a large one the last digits do not matter
 MANY_FITS = 100_000  # classes times rows from which on one classifier a class is fitted in several processes
+NO_LAYER = "-"
+"""The layer of log-Mel frames."""
 
 
 # --- classifiers
@@ -70,27 +68,23 @@ def whiten(
     train, others = (scaler.transform(part).astype(np.float64) for part in (train, others))
     if list(floors) == [None]:
         return [(train, others)]
-    if train.shape[1] <= len(train):
-        variances, directions = np.linalg.eigh(train.T @ train / len(train))
-    else:  # the same directions, as far as the training clips have any, by way of N x N inner products
-        variances, mixtures = np.linalg.eigh(train @ train.T / len(train))
-        is_real = variances > MIN_VARIANCE * variances[-1]
-        is_real[-1] = True  # of constant features too, one remains
-        variances = np.maximum(variances[is_real], np.finfo(float).tiny)
-        directions = train.T @ (mixtures[:, is_real] / np.sqrt(variances * len(train)))
-    train, others = train @ directions, others @ directions
-    scales = [1 / np.sqrt(np.maximum(variances, 0) + floor) for floor in floors if floor is not None]
+    pca = PCA(svd_solver="covariance_eigh" if train.shape[1] <= len(train) else "full").fit(train)
+    variances = pca.explained_variance_ * (len(train) - 1) / len(train)
+    is_real = variances > MIN_VARIANCE * variances[0]
+    is_real[0] = True  # of constant features too, one remains
+    train, others = (pca.transform(part)[:, is_real] for part in (train, others))
+    scales = [1 / np.sqrt(variances[is_real] + floor) for floor in floors if floor is not None]
     return [(train * scale, others * scale) for scale in scales]
 
 
 def linear_scores(
     train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int, values: Sequence[float]
 ) -> list[np.ndarray]:
-    """Fit logistic regression for each C of `values`.
+    """Fit logistic regression for each C of `values`, with many labels one for each label.
 
     Args:
         train: [N, C] features to fit on.
-        targets: [N] class numbers, or [N, K] bool for one classifier a class.
+        targets: [N] class numbers, or [N, K] bool.
         others: [M, C] features to score.
         num_classes: K.
         values: the inverse weights of the L2 penalty, as scikit-learn counts it: beside a sum over the clips.
@@ -98,25 +92,35 @@ def linear_scores(
     Returns:
         Scores [M, K] for each value: probabilities, and 0 for a class without a training clip.
     """
-    return [_fit_linear(train, targets, others, num_classes, value) for value in values]
+    models: list[Any] = [LogisticRegression(C=value, max_iter=MAX_ITERATIONS) for value in values]
+    if targets.ndim == 2:
+        jobs = -1 if targets.size > MANY_FITS else None
+        models = [OneVsRestClassifier(model, n_jobs=jobs) for model in models]
+    return [_probabilities(model, train, targets, others, num_classes) for model in models]
 
 
-def _fit_linear(
-    train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int, value: float
+def neighbour_scores(
+    train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int, values: Sequence[float]
+) -> list[np.ndarray]:
+    """Let the k nearest clips vote for each k of `values`, by cosine similarity, each with 1 + its similarity.
+
+    Arguments and result as of `linear_scores`, for single labels. More neighbours than clips are all clips.
+    """
+    models = [
+        KNeighborsClassifier(min(int(value), len(train)), metric="cosine", weights=lambda distances: 2 - distances)
+        for value in values
+    ]
+    return [_probabilities(model, train, targets, others, num_classes) for model in models]
+
+
+def _probabilities(
+    model: Any, train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int
 ) -> np.ndarray:
     scores = np.zeros((len(others), num_classes))
-    regression = LogisticRegression(C=value, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if targets.ndim == 2:
-            learnable = np.flatnonzero(targets.any(0) & ~targets.all(0))
-            jobs = -1 if len(train) * len(learnable) > MANY_FITS else None
-            fitted = OneVsRestClassifier(regression, n_jobs=jobs).fit(train, targets[:, learnable].astype(int))
-            # Of one class alone scikit-learn makes a binary problem, with a column for its absence.
-            scores[:, learnable] = fitted.predict_proba(others)[:, -len(learnable) :]
-        else:
-            fitted = regression.fit(train, targets)
-            scores[:, fitted.classes_] = fitted.predict_proba(others)
+        warnings.simplefilter("ignore")  # of what has not converged, and of labels that all clips have or none has
+        model.fit(train, targets.astype(int))
+    scores[:, model.classes_] = model.predict_proba(others)
     return scores
 
 
@@ -129,8 +133,7 @@ def ridge_scores(
     clip. Where there are more features than clips, their inner products are solved instead. Scores [M, K] for each
     value lie about -1 and 1; -1 for a class without a training clip.
     """
-    wanted = targets if targets.ndim == 2 else targets[:, None] == np.arange(num_classes)
-    wanted = np.where(wanted, 1.0, -1.0)
+    wanted = np.where(one_hot(targets, num_classes), 1.0, -1.0)
     offset = wanted.mean(axis=0)
     is_dual = train.shape[1] > len(train)
     products = train @ train.T if is_dual else train.T @ train  # features have mean 0
@@ -141,28 +144,6 @@ def ridge_scores(
         penalised = products + np.eye(len(products)) * (value * len(train))
         scores.append(projected @ linalg.solve(penalised, right, assume_a="pos") + offset)
     return scores
-
-
-def neighbour_scores(
-    train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int, values: Sequence[float]
-) -> list[np.ndarray]:
-    """Let the k nearest clips vote for each k of `values`, by cosine similarity.
-
-    Arguments and result as of `linear_scores`, for single labels; a score is the sum of 1 + similarity over those
-    neighbours that have the class. More neighbours than clips are all clips.
-    """
-    count = min(int(max(values)), len(train))
-    search = NearestNeighbors(n_neighbors=count, metric="cosine", algorithm="brute").fit(train)
-    distances, indices = search.kneighbors(others)  # [M, count] each
-    votes = np.zeros((len(others), num_classes))
-    rows = np.arange(len(others))
-    by_count: dict[int, np.ndarray] = {}
-    wanted = {min(int(value), count) for value in values}
-    for neighbour in range(count):
-        votes[rows, targets[indices[:, neighbour]]] += 2 - distances[:, neighbour]  # 1 + similarity, not negative
-        if neighbour + 1 in wanted:
-            by_count[neighbour + 1] = votes.copy()
-    return [by_count[min(int(value), count)] for value in values]
 
 
 class Classifier(NamedTuple):
@@ -197,7 +178,24 @@ def score_settings(
     }
 
 
-# --- choosing and testing
+# --- features
+
+
+def log_mel_readouts(
+    clips: Any, num_mel_bins: int = fbank.NUM_MEL_BINS, max_seconds: Optional[float] = None
+) -> dict[str, np.ndarray]:
+    """Read the log-Mel frames of each clip out, the plainest of features, in every way: [N, 1, D] by readout.
+
+    clips: a manifest, or what has its `path`, `num_samples` and `sample_rates`.
+    """
+    num_samples = None if max_seconds is None else round(max_seconds * fbank.SAMPLE_RATE)
+    values: dict[str, list[np.ndarray]] = {name: [] for name in possible_readouts(rows=1)}
+    for row in tqdm(range(len(clips)), desc="log-Mel", unit=" clips", disable=None):
+        waveform = load_row(clips, row, num_samples=num_samples)
+        frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=num_mel_bins)[None]
+        for name, read in values.items():
+            read.append(read_out(name, frames, None, rows=1).numpy())
+    return {name: np.stack(some) for name, some in values.items()}
 
 
 class Candidate(NamedTuple):
@@ -206,6 +204,23 @@ class Candidate(NamedTuple):
     readout: str
     layer: str
     """a number counted from 1; several, as `2,4`; `all`, one after another; `-` where there are none"""
+
+
+def candidates_of(readouts: Mapping[str, np.ndarray], layers: Sequence[str]) -> dict[Candidate, np.ndarray]:
+    """Return the features that a probe may choose from readouts [N, D, C] of D layers: [N, features] each.
+
+    layers: `all` for the layers one after another, numbers as `3` and `2,4`, or `-` for the only one.
+    """
+    found = {}
+    for readout, values in readouts.items():
+        for layer in layers:
+            every = layer in (ALL, NO_LAYER)
+            chosen = values if every else values[:, [int(number) - 1 for number in layer.split(",")]]
+            found[Candidate(readout, layer)] = chosen.reshape(len(values), -1)
+    return found
+
+
+# --- choosing and testing
 
 
 class Choice(NamedTuple):
@@ -217,54 +232,27 @@ class Choice(NamedTuple):
     """accuracy or mean average precision on the validation rows"""
 
 
-def candidates_of(readouts: Mapping[str, np.ndarray], layers: Sequence[str]) -> dict[Candidate, np.ndarray]:
-    """Return the features that a probe may choose from readouts [N, D, C] of D layers: [N, features] each.
-
-    layers: `all` for the layers one after another, or numbers as `3` and `2,4`.
-    """
-    found = {}
-    for readout, values in readouts.items():
-        for layer in layers:
-            numbers = range(values.shape[1]) if layer == ALL else [int(number) - 1 for number in layer.split(",")]
-            parts = [values[:, number] for number in numbers]
-            found[Candidate(readout, layer)] = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    return found
-
-
-def evaluate(scores: np.ndarray, task: Task, rows: np.ndarray) -> dict[str, float]:
-    """Return the metrics of `metrics.evaluate` of scores [M, K] for the rows."""
-    return metrics.evaluate(scores, task.targets[rows], task.is_multi_label)
-
-
-def one_hot(task: Task, rows: np.ndarray) -> np.ndarray:
-    """Return which classes each of the rows has: bool [M, K]."""
-    targets = task.targets[rows]
-    return targets if task.is_multi_label else targets[:, None] == np.arange(len(task.names))
-
-
-def compare(
-    candidates: Mapping[Candidate, np.ndarray], task: Task, division: Division, classifier: str
-) -> list[Choice]:
-    """Score features with every setting of a classifier on the division's validation rows.
+def compare(candidates: Mapping[Candidate, np.ndarray], data: ProbeData, split: Split, classifier: str) -> list[Choice]:
+    """Score features with every setting of a classifier on the split's validation rows.
 
     Args:
         candidates: [N, features] of every clip.
-        task: what is predicted.
-        division: its `inner` parts are used, the mean of the scores over them.
+        data: what is predicted.
+        split: its `inner` parts are used, the mean of the scores over them.
         classifier: a key of CLASSIFIERS.
 
     Returns:
         All choices, by candidate and setting.
     """
-    score = metrics.mean_average_precision if task.is_multi_label else metrics.accuracy
+    metric = METRICS["mAP" if data.is_multi_label else "accuracy"]
     choices = []
     for candidate, values in candidates.items():
-        totals: dict[Setting, float] = {}
-        for fit, valid in division.inner:
-            scores = score_settings(classifier, values[fit], task.targets[fit], values[valid], len(task.names))
+        found: dict[Setting, list[float]] = {}
+        for fit, valid in split.inner:
+            scores = score_settings(classifier, values[fit], data.targets[fit], values[valid], len(data.names))
             for setting, some in scores.items():
-                totals[setting] = totals.get(setting, 0.0) + score(some, one_hot(task, valid))
-        choices += [Choice(candidate, setting, total / len(division.inner)) for setting, total in totals.items()]
+                found.setdefault(setting, []).append(metric.function(some, data.has_label(valid)))
+        choices += [Choice(candidate, setting, float(np.mean(values))) for setting, values in found.items()]
     return choices
 
 
@@ -278,8 +266,8 @@ def best(choices: Sequence[Choice], readout: Optional[str] = None, layer: Option
     return max(allowed, key=lambda choice: choice.score)
 
 
-def test_scores(values: np.ndarray, task: Task, division: Division, classifier: str, choice: Choice) -> np.ndarray:
-    """Fit the chosen classifier on the division's training rows of features [N, C] and score its test rows: [M, K]."""
-    ((train, test),) = whiten(values[division.train], values[division.test], (choice.setting.floor,))
+def test_scores(values: np.ndarray, data: ProbeData, split: Split, classifier: str, choice: Choice) -> np.ndarray:
+    """Fit the chosen classifier on the split's training rows of features [N, C] and score its test rows: [M, K]."""
+    ((train, test),) = whiten(values[split.train], values[split.test], (choice.setting.floor,))
     scores = CLASSIFIERS[classifier].scores
-    return scores(train, task.targets[division.train], test, len(task.names), [choice.setting.value])[0]
+    return scores(train, data.targets[split.train], test, len(data.names), [choice.setting.value])[0]

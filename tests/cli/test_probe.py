@@ -15,6 +15,7 @@ from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.evaluation import plots, probes, splits
+from mae_ast_fairseq.evaluation.metrics import evaluate
 from mae_ast_fairseq.inference.features import clip_features
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.readout import READOUTS, possible_readouts
@@ -104,6 +105,11 @@ def test_the_table_tells_what_was_done(data, checkpoint, capsys) -> None:
     assert lines[3:] == ["mean ± standard deviation between tests"]
 
 
+def test_the_split_that_was_tested_is_named(run) -> None:
+    summary = run("--test", "valid", "--layer", 1, "--classifier", "ridge", "--no-baselines")
+    assert summary["tested"] == [summary["results"][0]["runs"][0]["test"]] == ["valid"]
+
+
 @pytest.mark.parametrize(
     ("classifier", "readout", "layer"),
     [
@@ -119,20 +125,21 @@ def test_results_are_the_librarys(run, data, checkpoint, classifier: str, readou
     model = build_model(read_checkpoint(checkpoint))
     device = torch.device("cpu")
     features = [clip_features(model, m, [readout], device=device, dtype=torch.float32)[readout] for m in manifests]
-    task = splits.Task(np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2), list(PITCHES))
+    targets = np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2)
+    probed = splits.ProbeData(targets, list(PITCHES))
     train, test, valid = np.split(np.arange(60), [36, 48])
-    (division,) = splits.divide_by_split(task, train, valid, test, 1337)
+    split = splits.given_split(probed, train, valid, test, 1337)
     layers = ["1", "2", "3", "all"] if layer == "best" else [layer]
     candidates = probes.candidates_of({readout: np.concatenate(features)}, layers)
-    choice = probes.best(probes.compare(candidates, task, division, classifier))
-    scores = probes.test_scores(candidates[choice.candidate], task, division, classifier, choice)
+    choice = probes.best(probes.compare(candidates, probed, split, classifier))
+    scores = probes.test_scores(candidates[choice.candidate], probed, split, classifier, choice)
     (row,) = summary["results"]
     (found,) = row["runs"]
     symbol = probes.CLASSIFIERS[classifier].symbol
     assert (row["classifier"], row["readout"], row["layer"]) == (classifier, readout, layer)
     assert (found["readout"], found["layer"]) == choice.candidate
     assert (found["floor"], found[symbol], found["validation"]) == (*choice.setting, choice.score)
-    expected = probes.evaluate(scores, task, test)
+    expected = evaluate(scores, targets[test], False)
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 
 
