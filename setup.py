@@ -43,7 +43,7 @@ setup(
         "numpy>=1.26",
         "omegaconf>=2.3",
         "safetensors>=0.4",
-        "scikit-learn>=1.4",
+        "scikit-learn>=1.6",
         "scipy>=1.11",
         "soundfile>=0.13",
         "soxr>=0.5",

@@ -45,6 +45,7 @@ WITHOUT_FAIRSEQ = (
     "cli.reconstruct",
     "cli.export",
     "cli.extract",
+    "cli.evaluate",
     "cli.probe",
     "cli.predict",
 )

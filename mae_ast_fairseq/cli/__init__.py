@@ -20,6 +20,7 @@ COMMANDS = {
     "average": "mae_ast_fairseq.cli.average",
     "benchmark": "mae_ast_fairseq.cli.benchmark",
     "check": "mae_ast_fairseq.cli.check",
+    "evaluate": "mae_ast_fairseq.cli.evaluate",
     "export": "mae_ast_fairseq.cli.export",
     "extract": "mae_ast_fairseq.cli.extract",
     "manifest": "mae_ast_fairseq.cli.manifest",

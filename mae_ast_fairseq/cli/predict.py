@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     device, dtype = check_device_arguments(args)
     _check_arguments(args)
     checkpoint = open_checkpoint(args)
-    fields = _classifier_fields(checkpoint)
-    _check_window(args, checkpoint)
+    fields = classifier_fields(checkpoint)
+    check_window(args, checkpoint)
     clips = list(_clips(args))
     model = cast(AudioClassifier, build_model(checkpoint)).to(device, dtype)
     files: list[dict[str, Any]] = []
@@ -115,7 +115,8 @@ def _check_arguments(args: argparse.Namespace) -> None:
         prepare_folder("--csv", args.csv.parent)
 
 
-def _classifier_fields(checkpoint: Checkpoint) -> ClassifierFields:
+def classifier_fields(checkpoint: Checkpoint) -> ClassifierFields:
+    """Return a classifier's fields; raises CheckpointError for a model without labels."""
     if not isinstance(checkpoint.model, ClassifierFields):
         raise CheckpointError(
             f"{checkpoint.path}: it holds a pretrained {checkpoint.kind}, which knows no labels; expected a "
@@ -124,7 +125,8 @@ def _classifier_fields(checkpoint: Checkpoint) -> ClassifierFields:
     return checkpoint.model
 
 
-def _check_window(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+def check_window(args: argparse.Namespace, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError where `--window` is too short for the model."""
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     num_tokens = grid.num_tokens(num_frames(round(args.window * SAMPLE_RATE)))
     if num_tokens < MIN_TOKENS:

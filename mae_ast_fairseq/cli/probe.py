@@ -20,8 +20,8 @@ from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots, probes
 from mae_ast_fairseq.evaluation.metrics import evaluate
+from mae_ast_fairseq.evaluation.scores import confusion
 from mae_ast_fairseq.evaluation.splits import ProbeData, Split
-from mae_ast_fairseq.files import prepare_folder
 from mae_ast_fairseq.inference.features import clip_features
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
@@ -140,16 +140,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
             "--classifier knn: neighbours vote for one label a clip; expected linear or ridge with --multi-label"
         )
     if args.confusion is not None:
-        _check_confusion(args)
-
-
-def _check_confusion(args: argparse.Namespace) -> None:
-    plots.require_matplotlib()
-    if args.multi_label:
-        raise ConfigError("--confusion: with --multi-label there is no confusion matrix; expected single labels")
-    if args.confusion.is_dir():
-        raise ConfigError(f"--confusion {args.confusion}: this is a folder; expected a file to write, such as a.png")
-    prepare_folder("--confusion", args.confusion.parent)
+        plots.check_confusion(args.confusion, args.multi_label)
 
 
 class _Layers(NamedTuple):
@@ -286,9 +277,8 @@ def _draw_confusion(args: argparse.Namespace, data: ProbeData, outcomes: dict[Ro
     """Draw the matrix of the checkpoint's last row of its first classifier, its tests and seeds together."""
     rows = [row for row in outcomes if row.features == TRAINED]
     row = [other for other in rows if other.classifier == rows[0].classifier][-1]
-    counts = np.zeros((len(data.names),) * 2, dtype=int)
-    for outcome in outcomes[row]:
-        np.add.at(counts, (data.targets[outcome.split.test], outcome.scores.argmax(1)), 1)
+    tests = [data.targets[outcome.split.test] for outcome in outcomes[row]]
+    counts = confusion(np.concatenate([outcome.scores for outcome in outcomes[row]]), np.concatenate(tests))
     accuracy = counts.trace() / counts.sum()
     title = (
         f"{args.checkpoint.name}: {row.classifier} probe, {row.readout} of layer {row.layer}, accuracy {accuracy:.1%}"

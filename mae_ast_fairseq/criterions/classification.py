@@ -21,7 +21,7 @@ class ClassificationCriterionConfig(ClassificationCriterionFields, FairseqDatacl
     """Fields of the `mae_ast_classification` criterion."""
 
 
-LABEL_SHARE = 0.25
+LABEL_THRESHOLD = 0.25
 """A target above it is a label of the clip, or of one that takes part in a mixture; what is smoothed lies below."""
 
 
@@ -39,7 +39,7 @@ class Measured(NamedTuple):
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the cross entropy [B] in nats between logits [B, K] and shares of labels [B, K]."""
+    """Return the cross entropy [B] in nats between logits [B, K] and fractions of labels [B, K]."""
     return -(targets * F.log_softmax(logits, dim=-1)).sum(dim=-1)
 
 
@@ -66,7 +66,7 @@ LOSSES = {
 
 @register_criterion("mae_ast_classification", dataclass=ClassificationCriterionConfig)
 class ClassificationCriterion(FairseqCriterion):
-    """The loss of a batch of labelled clips, whose labels may be shares, as mixup and label smoothing make them."""
+    """The loss of a batch of labelled clips, whose labels may be fractions, as mixup and label smoothing make them."""
 
     @without_traceback
     def __init__(self, task: Any, loss: str):
@@ -86,7 +86,7 @@ class ClassificationCriterion(FairseqCriterion):
         logits = model(**sample["net_input"]).float()  # [B, K]
         targets = sample["target"].plain
         loss = self.loss.per_clip(logits, targets).sum()
-        hits = targets.gather(1, logits.argmax(dim=1, keepdim=True)) > LABEL_SHARE
+        hits = targets.gather(1, logits.argmax(dim=1, keepdim=True)) > LABEL_THRESHOLD
 
         source, frames_mask = sample["net_input"]["source"], sample["net_input"]["padding_mask"]
         # A tensor in any case: processes add numbers and tensors up in separate messages, which must agree.

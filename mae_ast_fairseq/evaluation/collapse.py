@@ -61,12 +61,12 @@ def effective_rank(moments: TokenMoments) -> float:
     if not moments.scatter.isfinite().all():
         return float("nan")
     singular_values = torch.linalg.eigvalsh(moments.scatter.cpu()).clamp(min=0).sqrt()
-    shares = singular_values / singular_values.sum().clamp(min=1e-30)
-    return float(torch.special.entr(shares).sum().exp())
+    fractions = singular_values / singular_values.sum().clamp(min=1e-30)
+    return float(torch.special.entr(fractions).sum().exp())
 
 
 def diagnose(spread: float, rank: float, gain: Optional[float], max_rank: int) -> Optional[str]:
-    """Return what is wrong with an encoder's tokens, and the mend, in one line; None where nothing is.
+    """Return what is wrong with an encoder's tokens, and the fix, in one line; None where nothing is.
 
     Args:
         spread: `token_spread`.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.files import atomic_write, prepare_folder
 from mae_ast_fairseq.nn.fbank import FRAME_SHIFT, HIGH_FREQUENCY, LOW_FREQUENCY, SAMPLE_RATE
 
 SECONDS_PER_FRAME = FRAME_SHIFT / SAMPLE_RATE
@@ -59,8 +59,18 @@ def save_reconstruction(
     save_figure(path, lambda: _reconstruction_figure(original, visible, reconstructed, title))
 
 
+def check_confusion(path: Path, multi_label: bool) -> None:
+    """Raise ConfigError unless `--confusion` names a file to write for single labels, and matplotlib is there."""
+    require_matplotlib()
+    if multi_label:
+        raise ConfigError("--confusion: with many labels there is no confusion matrix; expected single labels")
+    if path.is_dir():
+        raise ConfigError(f"--confusion {path}: this is a folder; expected a file to write, such as a.png")
+    prepare_folder("--confusion", path.parent)
+
+
 def save_confusion(path: Path, *, counts: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix as a PNG: the share of each class' clips that was taken for each class.
+    """Draw a confusion matrix as a PNG: the fraction of each class' clips that was taken for each class.
 
     Args:
         path: the PNG, which appears whole or not at all.
@@ -94,20 +104,20 @@ def _confusion_figure(counts: np.ndarray, names: Sequence[str], title: str) -> A
     from matplotlib.figure import Figure
 
     num_classes = len(counts)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = float(np.clip(INCHES_PER_CLASS[num_classes <= MAX_COUNTED_CLASSES] * num_classes, 4, MAX_WIDTH))
     figure = Figure(figsize=(size + 2.2, size + 1.2), layout="constrained")
     figure.suptitle(title, fontsize="large", parse_math=False, wrap=True)
     ax = figure.subplots()
     image = ax.imshow(
-        np.ma.array(shares, mask=np.broadcast_to(counts.sum(1, keepdims=True) == 0, counts.shape)),
+        np.ma.array(fractions, mask=np.broadcast_to(counts.sum(1, keepdims=True) == 0, counts.shape)),
         cmap="Blues",
         vmin=0,
         vmax=1,
         interpolation="nearest",
     )
     ax.set_facecolor(MASKED_COLOUR)  # classes without a clip
-    figure.colorbar(image, ax=ax, label="share of the class' clips", shrink=0.7)
+    figure.colorbar(image, ax=ax, label="fraction of the class' clips", shrink=0.7)
     if num_classes <= MAX_NAMED_CLASSES:
         labels = [name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…" for name in names]
         font = "medium" if num_classes <= MAX_COUNTED_CLASSES else "x-small"
@@ -118,7 +128,7 @@ def _confusion_figure(counts: np.ndarray, names: Sequence[str], title: str) -> A
     if num_classes <= MAX_COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(counts):
             if count:
-                colour = "white" if shares[row, column] > 0.5 else "black"
+                colour = "white" if fractions[row, column] > 0.5 else "black"
                 ax.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize="small")
     ax.set_xlabel("taken for")
     ax.set_ylabel("is")

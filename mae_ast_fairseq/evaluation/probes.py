@@ -14,7 +14,7 @@ from scipy import linalg
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
@@ -99,20 +99,6 @@ def linear_scores(
     return [_probabilities(model, train, targets, others, num_classes) for model in models]
 
 
-def neighbour_scores(
-    train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int, values: Sequence[float]
-) -> list[np.ndarray]:
-    """Let the k nearest clips vote for each k of `values`, by cosine similarity, each with 1 + its similarity.
-
-    Arguments and result as of `linear_scores`, for single labels. More neighbours than clips are all clips.
-    """
-    models = [
-        KNeighborsClassifier(min(int(value), len(train)), metric="cosine", weights=lambda distances: 2 - distances)
-        for value in values
-    ]
-    return [_probabilities(model, train, targets, others, num_classes) for model in models]
-
-
 def _probabilities(
     model: Any, train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int
 ) -> np.ndarray:
@@ -121,6 +107,26 @@ def _probabilities(
         warnings.simplefilter("ignore")  # of what has not converged, and of labels that all clips have or none has
         model.fit(train, targets.astype(int))
     scores[:, model.classes_] = model.predict_proba(others)
+    return scores
+
+
+def neighbour_scores(
+    train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int, values: Sequence[float]
+) -> list[np.ndarray]:
+    """Let the k nearest clips vote for each k of `values`, by cosine similarity, each with 1 + its similarity.
+
+    Arguments and result as of `linear_scores`, for single labels. More neighbours than clips are all clips.
+    """
+    count = min(int(max(values)), len(train))
+    search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(train)
+    distances, indices = search.kneighbors(others)  # [M, count] each, the nearest first
+    rows = np.arange(len(others))[:, None]
+    scores = []
+    for value in values:
+        nearest = slice(min(int(value), count))
+        votes = np.zeros((len(others), num_classes))
+        np.add.at(votes, (rows, targets[indices[:, nearest]]), 2 - distances[:, nearest])
+        scores.append(votes)
     return scores
 
 

@@ -56,7 +56,7 @@ def message(capsys, folder: Path, monkeypatch):
         (("--shots", 7), "--shots 7: test has 6 training clips of class 'high'; expected 1 to 6"),
         (("--shots", 1, "--multi-label"), "--shots: clips have many labels here"),
         (("--multi-label", "--classifier", "knn"), "--classifier knn: neighbours vote for one label"),
-        (("--multi-label", "--confusion", "a.png"), "--confusion: with --multi-label"),
+        (("--multi-label", "--confusion", "a.png"), "--confusion: with many labels"),
         (("--classifier", "forest"), "--classifier: 'forest' is unknown; expected one of knn, linear, ridge"),
         (("--readout", "max"), "--readout: 'max' is unknown; expected one of all, bands, bands+max, mean, mean+max, "),
         (("--layer", 0), "--layer: 0 was given; the model has layers 1 to 3"),
