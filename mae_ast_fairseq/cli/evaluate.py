@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         title = f"{args.checkpoint.name} on {args.split}, accuracy {estimates['accuracy'].value:.1%}"
         counts = confusion(scores, targets.argmax(axis=1))
         plots.save_confusion(args.confusion, counts=counts, names=fields.labels, title=title)
-    summary = {
+    summary: dict[str, Any] = {
         "checkpoint": str(args.checkpoint),
         "data": str(args.data),
         "split": args.split,
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
         "classes": [{"label": name, **values} for name, values in zip(fields.labels, classes, strict=True)],
         "broken": [{"file": manifest.path(row), "reason": reason} for row, reason in broken.items()],
     }
-    print(json.dumps(without_nan(summary), indent=2) if args.json else _as_table(summary))
+    summary = without_nan(summary)
+    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
     return EXIT_BROKEN_FILES if broken else 0
 
 
@@ -120,7 +121,9 @@ def _classify(model: AudioClassifier, manifest: Manifest, window: float) -> tupl
 def _as_table(summary: dict[str, Any]) -> str:
     left_out = f", {len(summary['broken'])} broken ones left out" if summary["broken"] else ""
     title = f"{summary['num_clips']} clips of {summary['split']}{left_out}; {CONFIDENCE:.0%} intervals over clips"
-    rows = [[name, *values.values()] for name, values in summary["metrics"].items()]
-    metrics = tabulate(rows, ["metric", "value", "from", "to"], tablefmt="plain", floatfmt=".3f")
-    classes = tabulate(summary["classes"], "keys", tablefmt="plain", floatfmt=".3f", missingval="-")
-    return "\n\n".join([f"{title}\n{metrics}", classes])
+    rows = [{"metric": name, **values} for name, values in summary["metrics"].items()]
+    tables = [
+        tabulate(some, "keys", tablefmt="plain", floatfmt=".3f", missingval="-", disable_numparse=[0])
+        for some in (rows, summary["classes"])
+    ]
+    return f"{title}\n{tables[0]}\n\n{tables[1]}"

@@ -110,9 +110,7 @@ def run(args: argparse.Namespace) -> int:
     if args.readout != ALL:
         check_readout("--readout", args.readout, grid.rows)
     clips, data, _ = labelled = read_clips(args, grid)
-    splits = {
-        seed: split_clips(args, labelled, seed) for seed in args.seeds
-    }  # all are good before features are extracted
+    splits = {seed: split_clips(args, labelled, seed) for seed in args.seeds}  # refused before features are computed
     outcomes: dict[Row, list[Outcome]] = {}
     for name, seeds, readouts in _feature_sets(args, checkpoint, clips, device, dtype):
         for row, outcome in _probe(args, data, name, readouts, {seed: splits[seed] for seed in seeds}):

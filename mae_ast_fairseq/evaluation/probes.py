@@ -64,8 +64,8 @@ def whiten(
     Returns:
         Both, float64, for each floor.
     """
-    scaler = StandardScaler().fit(train)
-    train, others = (scaler.transform(part).astype(np.float64) for part in (train, others))
+    scaler = StandardScaler().fit(train.astype(np.float64))  # float32 cannot centre silent bands
+    train, others = (scaler.transform(part.astype(np.float64)) for part in (train, others))
     if list(floors) == [None]:
         return [(train, others)]
     pca = PCA(svd_solver="covariance_eigh" if train.shape[1] <= len(train) else "full").fit(train)

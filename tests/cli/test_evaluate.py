@@ -118,6 +118,7 @@ def test_the_table_has_metrics_and_classes(data: Path, checkpoint: Path, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "40 clips of test; 95% intervals over clips"
     assert [line.split()[0] for line in lines[2:7]] == list(METRICS)
+    assert lines[1].split() == ["metric", "value", "low", "high"]
     assert lines[2].split()[:2] == ["accuracy", "0.750"]
     assert lines[8].split() == ["label", "clips", "precision", "recall", "F1"]
     assert [line.split()[0] for line in lines[9:]] == LABELS
