@@ -11,7 +11,8 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from mae_ast_fairseq.checkpoints.read import build_model, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.read import build_model
+from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import without_nan
 from mae_ast_fairseq.cli.predict import check_window, classifier_fields
@@ -34,7 +35,7 @@ BOOTSTRAP_SEED = 1337
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("checkpoint", type=checkpoint_path, help="of a fine-tuned classifier; its labels are inside")
+    add_checkpoint_argument(parser, "of a fine-tuned classifier; its labels are inside")
     parser.add_argument("--data", type=Path, required=True, help="folder of {split}.tsv and {split}.lbl")
     parser.add_argument("--split", default="test", help="the split to score (default: %(default)s)")
     parser.add_argument(
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--resamples {args.resamples}: expected at least 1")
     if not 0 < args.window < math.inf:
         raise ConfigError(f"--window {args.window}: expected more than 0 seconds, such as 10")
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(args)
     fields = classifier_fields(checkpoint)
     check_window(args, checkpoint)
     if args.confusion is not None:
