@@ -37,7 +37,8 @@ from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.evaluation import probes, splits
 from mae_ast_fairseq.inference.features import clip_features
-from mae_ast_fairseq.inference.predict import Clip, predict
+from mae_ast_fairseq.inference.loading import FileList
+from mae_ast_fairseq.inference.predict import predict
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.readout import possible_readouts
 
@@ -334,7 +335,7 @@ def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
     with (folder / "train.log").open("w") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
     last = folder / "checkpoints" / "checkpoint_last.pt"
-    clips = [Clip(manifest.path(row)) for row in split.test.tolist()]
+    clips = FileList([manifest.path(row) for row in split.test.tolist()])
     found = predict(build_model(read_checkpoint(last)), clips, window_samples=160_000, hop_samples=160_000)
     answers = np.array([windows[0].probabilities.argmax() for windows in found])
     accuracy = float((answers == digits.data.targets[split.test]).mean())

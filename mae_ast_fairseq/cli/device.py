@@ -1,34 +1,24 @@
 """`--device` and `--precision`, alike on every command that runs a model."""
 
 import argparse
-from typing import NamedTuple
 
 import torch
 
-from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.inference.encoder import PRECISIONS
-
-
-class Placement(NamedTuple):
-    """Where a model runs and in which precision: the arguments of `module.to`."""
-
-    device: torch.device
-    dtype: torch.dtype
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `--device` and `--precision`."""
     parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
     parser.add_argument(
-        "--precision", default="float32", help=f"of the model: {', '.join(PRECISIONS)} (default: %(default)s)"
+        "--precision", choices=PRECISIONS, default="float32", help="of the model (default: %(default)s)"
     )
 
 
-def check_device_arguments(args: argparse.Namespace) -> Placement:
-    """Return what was given; raises ConfigError for a device that is not there or an unknown precision."""
-    require_choice("--precision", args.precision, PRECISIONS)
-    return Placement(check_device(args.device), PRECISIONS[args.precision])
+def check_device_arguments(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """Return where a model runs and in which precision; raises ConfigError for a device that is not there."""
+    return check_device(args.device), PRECISIONS[args.precision]
 
 
 def check_device(name: str) -> torch.device:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +11,17 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from mae_ast_fairseq.checkpoints.read import build_model
+from mae_ast_fairseq.cli.arguments import at_least, seconds
 from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
 from mae_ast_fairseq.cli.output import without_nan
 from mae_ast_fairseq.cli.predict import check_window, classifier_fields
 from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.evaluation.scores import CONFIDENCE, bootstrap, class_metrics, confusion
-from mae_ast_fairseq.inference.predict import Clip, predict
+from mae_ast_fairseq.inference.predict import predict
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE
 from mae_ast_fairseq.rng import Stream, generator
@@ -40,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="the split to score (default: %(default)s)")
     parser.add_argument(
         "--window",
-        type=float,
+        type=seconds,
         default=10.0,
         metavar="SECONDS",
         help="longer clips get the mean over windows of this length (default: %(default)s)",
     )
     parser.add_argument(
         "--resamples",
-        type=int,
+        type=at_least(1),
         default=1_000,
         help="draws of the clips with replacement, of which the intervals are percentiles (default: %(default)s)",
     )
@@ -59,10 +59,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classify the split's clips and print their scores; 1 where some clips are broken, which are left out."""
     device, dtype = check_device_arguments(args)
-    if args.resamples < 1:
-        raise ConfigError(f"--resamples {args.resamples}: expected at least 1")
-    if not 0 < args.window < math.inf:
-        raise ConfigError(f"--window {args.window}: expected more than 0 seconds, such as 10")
     checkpoint = open_checkpoint(args)
     fields = classifier_fields(checkpoint)
     check_window(args, checkpoint)
@@ -100,17 +96,13 @@ def run(args: argparse.Namespace) -> int:
 def _classify(model: AudioClassifier, manifest: Manifest, window: float) -> tuple[np.ndarray, dict[int, str]]:
     """Return the probabilities of the good clips, each the mean over its windows, and by row why others are broken."""
     scores, broken = [], {}
-    clips = [
-        Clip(manifest.path(row), int(manifest.num_samples[row]), int(manifest.sample_rates[row]))
-        for row in range(len(manifest))
-    ]
     num_samples = round(window * SAMPLE_RATE)
-    predictions = predict(model, clips, window_samples=num_samples, hop_samples=num_samples)
+    predictions = predict(model, manifest, window_samples=num_samples, hop_samples=num_samples)
     progress = tqdm(predictions, total=len(manifest), unit=" clips", disable=None)
     for row, result in enumerate(progress):
         if isinstance(result, AudioError):
             progress.clear()
-            print(f"mae-ast evaluate: {manifest.where(row)}: {result}", file=sys.stderr)
+            print(f"mae-ast evaluate: {result}", file=sys.stderr)
             broken[row] = str(result)
         else:
             scores.append(np.mean([prediction.probabilities for prediction in result], axis=0))

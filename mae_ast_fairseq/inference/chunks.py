@@ -1,4 +1,4 @@
-"""What is encoded together: long clips in chunks of whole token columns, chunks of like length in batches."""
+"""What is computed together: clips in chunks of whole token columns or in windows, those of like length in batches."""
 
 import math
 from collections.abc import Iterator
@@ -15,26 +15,28 @@ CHUNK_SECONDS = 60.0
 BATCH_SECONDS = 120.0
 MIN_LENGTH_RATIO = 0.9
 """The shortest chunk of a batch is at least so many times as long as its longest: less than 10 % is padding."""
+BATCHES_SORTED = 5
+"""Chunks of like length are looked for among those that fill so many batches, which are then held in memory."""
 
 
 class Chunks(NamedTuple):
-    """The chunks of clips [K], longest first, so that what needs most memory comes first.
-
-    A clip's chunks come in their order. Samples count at 16 kHz.
-    """
+    """The parts of clips that are computed one by one [K], clip by clip in their order; samples count at 16 kHz."""
 
     clips: np.ndarray
     """[K] the clip that it belongs to, counted from 0"""
-    numbers: np.ndarray
-    """[K] its number in the clip, counted from 0"""
     starts: np.ndarray
     """[K] its first sample"""
     num_samples: np.ndarray
-    """[K] the clip's last chunk has all that is left, the others what their frames need"""
-    first_tokens: np.ndarray
-    """[K] the clip's tokens before it"""
+    """[K] samples of it"""
     num_tokens: np.ndarray
     """[K] never 0: clips too short for one have no chunk"""
+
+
+class Window(NamedTuple):
+    """A part of a file, in samples at 16 kHz."""
+
+    start: int
+    stop: int
 
 
 def plan_chunks(num_samples: np.ndarray, grid: TokenGrid, chunk_seconds: float = CHUNK_SECONDS) -> Chunks:
@@ -59,23 +61,50 @@ def plan_chunks(num_samples: np.ndarray, grid: TokenGrid, chunk_seconds: float =
     starts = first_columns * grid.stride[1] * fbank.FRAME_SHIFT
     is_last = numbers == num_chunks[clips] - 1
     own_samples = np.where(is_last, num_samples[clips] - starts, _samples_of_columns(own_columns, grid))
-    order = np.lexsort((numbers, clips, -own_columns))
-    values = (clips, numbers, starts, own_samples, first_columns * grid.rows, own_columns * grid.rows)
-    return Chunks(*(value[order] for value in values))
+    return Chunks(clips, starts, own_samples, own_columns * grid.rows)
 
 
-def plan_batches(num_tokens: np.ndarray, max_tokens: int, first: int = 0) -> Iterator[slice]:
-    """Cut chunks of `num_tokens` [K], longest first, into batches, from chunk `first` on.
+def cut_windows(num_samples: int, length: int, hop: int) -> list[Window]:
+    """Cut a file into windows of one length, `hop` apart; the last one ends where the file ends.
 
-    A batch has at most `max_tokens` tokens with its padding, or is one chunk alone, and less than 10 % is padding.
+    A file of at most that length is one window. All counts are of samples at 16 kHz.
     """
-    rising = -num_tokens
-    while first < len(num_tokens):
-        longest = int(num_tokens[first])
-        end_alike = int(np.searchsorted(rising, -math.ceil(longest * MIN_LENGTH_RATIO), side="right"))
-        end = max(first + 1, min(first + max_tokens // longest, end_alike))
-        yield slice(first, end)
-        first = end
+    if num_samples <= length:
+        return [Window(0, num_samples)]
+    starts = [*range(0, num_samples - length, hop), num_samples - length]
+    return [Window(start, start + length) for start in starts]
+
+
+def plan_windows(num_samples: np.ndarray, grid: TokenGrid, length: int, hop: int, min_tokens: int = 1) -> Chunks:
+    """Cut clips of `num_samples` [N] at 16 kHz by `cut_windows`; those of too few tokens have no window."""
+    windows = [
+        (clip, window.start, window.stop)
+        for clip, total in enumerate(num_samples.tolist())
+        for window in cut_windows(total, length, hop)
+    ]
+    clips, starts, stops = np.array(windows, dtype=np.int64).reshape(-1, 3).T
+    num_tokens = grid.num_tokens(fbank.num_frames(stops - starts))
+    is_enough = num_tokens >= min_tokens
+    return Chunks(*(values[is_enough] for values in (clips, starts, stops - starts, num_tokens)))
+
+
+def plan_batches(num_tokens: np.ndarray, max_tokens: int) -> Iterator[np.ndarray]:
+    """Put chunks of `num_tokens` [K] into batches, and yield the indices of each.
+
+    A batch has at most `max_tokens` tokens with its padding, or is one chunk alone, and less than 10 % is padding. Its
+    chunks are near each other: every BATCHES_SORTED batches all before are done.
+    """
+    groups = (num_tokens.cumsum() - num_tokens) // (BATCHES_SORTED * max_tokens)
+    for group in np.split(np.arange(len(groups)), np.flatnonzero(np.diff(groups)) + 1):
+        longest_first = group[np.argsort(-num_tokens[group], kind="stable")]
+        lengths = num_tokens[longest_first]
+        first = 0
+        while first < len(group):
+            longest = int(lengths[first])
+            end_alike = int(np.searchsorted(-lengths, -math.ceil(longest * MIN_LENGTH_RATIO), side="right"))
+            end = max(first + 1, min(first + max_tokens // longest, end_alike))
+            yield longest_first[first:end]
+            first = end
 
 
 def tokens_of(seconds: float, grid: TokenGrid) -> int:

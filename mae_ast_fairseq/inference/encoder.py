@@ -14,7 +14,7 @@ from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
-from mae_ast_fairseq.nn.readout import LAST, Layers, check_readout, columns, layer_numbers, read_out
+from mae_ast_fairseq.nn.readout import LAST, Layers, check_readout, columns, layer_numbers, read_out_layers
 from mae_ast_fairseq.nn.tokens import TokenGrid
 
 Waveforms = Tensor | np.ndarray | Sequence[Tensor | np.ndarray]
@@ -135,7 +135,7 @@ class PretrainedEncoder(nn.Module):
             hidden_states=states.layers,
             features=features,
             token_padding_mask=mask,
-            clip=torch.cat([read_out(readout, layer, mask, rows) for layer in read], dim=-1),
+            clip=read_out_layers(readout, read, mask, rows),
             frames=columns(features, rows),
             frame_padding_mask=mask[:, ::rows],
             frame_seconds=seconds[::rows],

@@ -1,114 +1,211 @@
-"""Features of many clips to disk, resumable: plan, journal, encoder and store put together."""
+"""Features of many clips to disk, in HuBERT's layout of one array for all clips, or as one file a clip."""
 
-import time
-from collections.abc import Callable
-from contextlib import closing
-from typing import NamedTuple
+import json
+import math
+import posixpath
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib.format import dtype_to_descr, write_array_header_1_0
 from tqdm import tqdm
 
-from mae_ast_fairseq.errors import AudioError
-from mae_ast_fairseq.inference.features import EncodedBatch, Job, encode_batches, too_short
-from mae_ast_fairseq.inference.journal import Journal
-from mae_ast_fairseq.inference.stores import Store
+from mae_ast_fairseq.data.archive import parse
+from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.inference.features import Job, encode_clips
+from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
+from mae_ast_fairseq.nn.readout import LAST, Layers
 
-SAVE_SECONDS = 10.0  # of work at most that a kill costs
-
-
-class Report(NamedTuple):
-    """What an extraction did."""
-
-    num_clips: int
-    """with features, this time or before"""
-    num_tokens: int
-    """of them"""
-    num_resumed: int
-    """chunks that an earlier run had done"""
-    bad: dict[int, str]
-    """clips without features, and why"""
-    seconds: float
-    """of this time"""
+FLOAT32 = np.dtype(np.float32)
+MAX_SHOWN = 20  # bad clips that are named on stderr
+_REMEDY = "choose another folder, or pass --overwrite to start anew"
 
 
-def extract(job: Job, store: Store, journal: Journal, warn: Callable[[str], None]) -> Report:
-    """Encode the clips of a job into a store, from where the journal says on.
+class HubertStore:
+    """`{stem}.npy`, float32 [all tokens, C], and `{stem}.len`, the number of tokens of each clip, one a line.
 
-    Clips that cannot be read or are too short get no features; `warn` is told why of each. However the run ends, what
-    was done is kept and the journal knows. Raises AudioError where no clip at all has features, and then leaves
-    nothing.
+    Args:
+        paths: of each layer's array; folders are made if absent.
+        rows: of clips, in the order in which they are written; those that are not written have length 0.
+        width: C, or D if read out.
     """
-    begin, num_resumed = time.monotonic(), journal.num_done
-    if not journal.is_complete:
-        _note_short(job, journal, warn)
-        if journal.num_done < journal.num_chunks:
-            _encode(job, store, journal, warn)
-        elif not journal.is_resumed:
-            store.open(is_resumed=False)
-        if len(job.rows) and len(journal.bad) == len(job.rows):
-            store.remove()
-            journal.path.unlink(missing_ok=True)
-            raise AudioError(f"none of the {len(job.rows)} clips has features; the first: {journal.bad[0]}")
-        store.finish(journal.bad)
-        journal.is_complete = True
-        journal.save()
-    is_good = ~np.isin(job.chunks.clips, list(journal.bad))
-    return Report(
-        num_clips=len(job.rows) - len(journal.bad),
-        num_tokens=int(job.chunks.num_tokens[is_good].sum()),
-        num_resumed=num_resumed,
-        bad=dict(sorted(journal.bad.items())),
-        seconds=time.monotonic() - begin,
-    )
+
+    def __init__(self, paths: list[Path], rows: Sequence[int], width: int):
+        self.paths = paths
+        self.lengths = dict.fromkeys(rows, 0)
+        self.width = width
+        self._num_tokens = 0
+        self._begin = 0
+        self._streams: list[BinaryIO] = []
+
+    def todo(self) -> list[int]:
+        """Return the rows that no earlier run has done: all or none."""
+        return [] if all(path.exists() for path in self.paths) else list(self.lengths)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Write arrays and lengths, which take their places at the end."""
+        with ExitStack() as stack:
+            for path in self.paths:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _remove_unfinished(path)
+                self._streams.append(stack.enter_context(atomic_write(path)))
+                self._begin = _write_header(self._streams[-1], (0, self.width))
+            yield
+            for path, stream in zip(self.paths, self._streams, strict=True):
+                stream.truncate(self._begin + self._num_tokens * self.width * FLOAT32.itemsize)
+                stream.seek(0)
+                _write_header(stream, (self._num_tokens, self.width))  # as long as before: numpy leaves room for digits
+                with atomic_write(path.with_suffix(".len")) as lengths:
+                    lengths.write("".join(f"{length}\n" for length in self.lengths.values()).encode())
+
+    def write(self, row: int, parts: Iterator[np.ndarray]) -> None:
+        """Append a clip's features, float32 [layers, tokens, C] each; what is left of a broken one is written over."""
+        end = self._num_tokens
+        for part in parts:
+            for stream, values in zip(self._streams, part, strict=True):
+                _write_tokens(stream, self._begin, end, values)
+            end += part.shape[1]
+        self.lengths[row] = end - self._num_tokens
+        self._num_tokens = end
 
 
-def _encode(job: Job, store: Store, journal: Journal, warn: Callable[[str], None]) -> None:
-    """Encode what is not done yet."""
-    store.open(journal.is_resumed)
-    journal.save()
-    num_chunks = np.bincount(job.chunks.clips, minlength=len(job.rows))
-    is_last = job.chunks.numbers == num_chunks[job.chunks.clips] - 1  # [K]
-    num_before = int(is_last[: journal.num_done].sum())
-    saved = time.monotonic()
-    batches = encode_batches(job, first=journal.num_done)
-    with (
-        closing(batches),
-        tqdm(total=len(job.rows), initial=num_before, unit=" clips", desc="encoding", disable=None) as bar,
-    ):
-        try:
-            for batch in batches:
-                _keep(job, batch, store, journal, warn)
-                journal.num_done = batch.chunks.stop
-                bar.update(int(is_last[batch.chunks].sum()))
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    store.flush()
-                    journal.save()
-                    saved = time.monotonic()
-        finally:
-            store.flush()
-            journal.save()
+class NpyStore:
+    """One `.npy` a clip: float32 [tokens, C], or [D] if read out; of several layers, with an axis before these.
+
+    Args:
+        by_row: the file of each clip; folders are made if absent.
+        shapes: of each clip's array, in their order.
+    """
+
+    def __init__(self, by_row: Mapping[int, Path], shapes: Iterable[tuple[int, ...]]):
+        self.paths = list(by_row.values())
+        self.by_row = by_row
+        self.shapes = dict(zip(by_row, shapes, strict=True))
+
+    def todo(self) -> list[int]:
+        """Return the rows of files that are not there."""
+        return [row for row, path in self.by_row.items() if not path.exists()]
+
+    def open(self) -> AbstractContextManager[None]:
+        """Do nothing: each file takes its place by itself."""
+        return nullcontext()
+
+    def write(self, row: int, parts: Iterator[np.ndarray]) -> None:
+        """Write a clip's file from features, float32 [layers, tokens, C] each; none where they raise AudioError."""
+        path, shape = self.by_row[row], self.shapes[row]
+        parts = chain([next(parts)], parts)  # so that no file is begun of a clip that cannot be read
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as stream:
+            begin = _write_header(stream, shape)
+            first = 0
+            for part in parts:
+                num_layers, num_tokens, width = part.shape
+                tokens_per_layer = math.prod(shape) // (num_layers * width)
+                for layer, values in enumerate(part):
+                    _write_tokens(stream, begin, layer * tokens_per_layer + first, values)
+                first += num_tokens
 
 
-def _keep(job: Job, batch: EncodedBatch, store: Store, journal: Journal, warn: Callable[[str], None]) -> None:
-    """Write the features of a batch, and note the clips that could not be read."""
-    for chunk, value in zip(range(batch.chunks.start, batch.chunks.stop), batch.values, strict=True):
-        clip = int(job.chunks.clips[chunk])
-        if isinstance(value, AudioError):
-            _note_bad(journal, clip, str(value), warn)
-            store.discard(clip)
-        elif clip not in journal.bad:
-            store.write(chunk, value)
+Store = HubertStore | NpyStore
 
 
-def _note_short(job: Job, journal: Journal, warn: Callable[[str], None]) -> None:
-    """Note the clips that have no chunk."""
-    num_samples = job.clips.num_samples_at_16k
-    has_chunk = np.bincount(job.chunks.clips, minlength=len(job.rows)) > 0
-    for clip in np.flatnonzero(~has_chunk).tolist():
-        _note_bad(journal, clip, str(too_short(job.clips, job.rows[clip], num_samples, job.model)), warn)
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Write the header of a `.npy`, and return where its values begin."""
+    write_array_header_1_0(stream, {"descr": dtype_to_descr(FLOAT32), "fortran_order": False, "shape": shape})
+    return stream.tell()
 
 
-def _note_bad(journal: Journal, clip: int, reason: str, warn: Callable[[str], None]) -> None:
-    if clip not in journal.bad:
-        warn(reason)
-    journal.bad[clip] = reason
+def _write_tokens(stream: BinaryIO, begin: int, first: int, values: np.ndarray) -> None:
+    """Write tokens [L, C] of an array from token `first` on; in a memory map a full disk would kill the process."""
+    stream.seek(begin + first * values.shape[1] * FLOAT32.itemsize)
+    stream.write(values.tobytes())
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete what a run that was killed has left of a file."""
+    for other in path.parent.iterdir():
+        if other.name.startswith(f".{path.name}.") and other.suffix == ".tmp":
+            other.unlink(missing_ok=True)
+
+
+def extract(
+    model: SpectrogramEncoder, job: Job, store: Store, layers: Layers = LAST, readouts: Sequence[str] = ()
+) -> dict[int, str]:
+    """Encode the clips of a job into a store, in their order.
+
+    Returns the rows of clips without features, those that cannot be read or are too short, and why; the first ones are
+    named on stderr. Raises AudioError, and leaves nothing, where no clip at all has features.
+    """
+    bad: dict[int, str] = {}
+    clips = encode_clips(model, job, layers, readouts)
+    with store.open(), tqdm(total=len(job.rows), unit=" clips", desc="encoding", disable=None) as bar:
+        for row, parts in zip(job.rows, clips, strict=True):
+            try:
+                store.write(row, parts)
+            except AudioError as error:
+                bad[row] = str(error)
+                if len(bad) <= MAX_SHOWN:
+                    tqdm.write(f"no features: {error}", file=sys.stderr)
+            bar.update()
+        if bad and len(bad) == len(job.rows) and not any(path.exists() for path in store.paths):
+            raise AudioError(f"none of the {len(bad)} clips has features; the first: {next(iter(bad.values()))}")
+    if len(bad) > MAX_SHOWN:
+        print("no features: more clips, all named in the JSON file beside the features", file=sys.stderr)
+    return bad
+
+
+# --- beside the features
+
+
+def write_record(path: Path, settings: Mapping[str, Any], bad: Mapping[int, str]) -> None:
+    """Write what features depend on, and the rows of clips without any."""
+    with atomic_write(path) as stream:
+        stream.write(json.dumps({"settings": settings, "bad": list(bad.items())}, indent=1).encode())
+
+
+def begin_record(path: Path, settings: Mapping[str, Any], features: Sequence[Path]) -> dict[int, str]:
+    """Write the record of a new extraction, or return the rows without features of the one that is continued.
+
+    Raises ConfigError for one of other settings, and where there are `features` without a record.
+    """
+    if path.exists():
+        return _read_record(path, settings)
+    for other in features:
+        if other.exists():
+            raise ConfigError(f"{other}: it is there already, and nothing says how it was made; {_REMEDY}")
+    write_record(path, settings, {})
+    return {}
+
+
+def _read_record(path: Path, settings: Mapping[str, Any]) -> dict[int, str]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = dict(content["settings"])
+        bad = {int(row): str(reason) for row, reason in content["bad"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: {error!r}; expected the settings of an extraction; {_REMEDY}") from None
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise ConfigError(
+                f"{path}: the features there were begun with {name} {str(found.get(name))[:16]}; now it is "
+                f"{str(value)[:16]}; {_REMEDY}"
+            )
+    return bad
+
+
+def mirrored_path(relative_path: str) -> str:
+    """Return where a clip's features go below the output folder: its own path and `.npy`, never outside.
+
+    A root, `.` and `..` are taken out of the path. What is in an archive goes into a folder of the archive's name:
+    `a.zip:7:9` to `a.zip/7_9.npy`.
+    """
+    location = parse(relative_path)
+    path = relative_path if location is None else f"{location.archive}/{location.offset}_{location.length}"
+    parts = [part for part in posixpath.normpath("/" + path).split("/") if part]
+    return "/".join(parts) + ".npy"

@@ -1,15 +1,21 @@
-"""Audio decoded in threads, some batches ahead of the model, so that it does not wait."""
+"""The clips that a model is run on, decoded in threads, some batches ahead of it, so that it does not wait."""
 
+import os
+import posixpath
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from mae_ast_fairseq.corpus.scan import probe
-from mae_ast_fairseq.data.audio import load_row, samples_at_16k
+from mae_ast_fairseq.data.audio import SAMPLE_RATE, AudioFiles, load_row, samples_at_16k
 from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.inference.chunks import min_seconds
+from mae_ast_fairseq.nn import fbank
+from mae_ast_fairseq.nn.tokens import TokenGrid
 
 BATCHES_AHEAD = 3
 NUM_WORKERS = 2
@@ -18,16 +24,8 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 
-class Clips(Protocol):
-    """What encoding asks of a Manifest, a ConcatManifest or a FileList; rows count from 0."""
-
-    @property
-    def num_samples(self) -> np.ndarray:
-        """Count each clip's samples at its own rate: int64 [N]."""
-
-    @property
-    def sample_rates(self) -> np.ndarray:
-        """Return each clip's rate in Hz: int32 [N]."""
+class ClipList(AudioFiles, Protocol):
+    """What a Manifest, a ConcatManifest and a FileList have in common; rows count from 0."""
 
     def __len__(self) -> int: ...
 
@@ -35,28 +33,28 @@ class Clips(Protocol):
     def num_samples_at_16k(self) -> np.ndarray:
         """Count each clip's samples at 16 kHz: int64 [N]."""
 
-    def path(self, row: int) -> str:
-        """Return the path of a clip's file."""
-
     def where(self, row: int) -> str:
-        """Name a row for messages."""
+        """Name a row for messages; empty where the path says all."""
 
 
 class FileList:
     """Audio files by their paths, with the interface of a manifest.
 
     Args:
-        paths: at least one; `archive.zip:offset:length` is understood.
-
-    Raises:
-        AudioError: a file that is not there, or not whole.
+        paths: at least one; `archive.zip:offset:length` is understood. A file that is not there or not whole has 0
+            samples, and an entry in `errors`.
     """
 
     def __init__(self, paths: Sequence[str]):
         self.paths = list(paths)
-        found = [probe(path) for path in self.paths]
-        self.num_samples = np.array([info.num_samples for info in found], dtype=np.int64)
-        self.sample_rates = np.array([info.sample_rate for info in found], dtype=np.int32)
+        self.errors: dict[int, AudioError] = {}
+        self.num_samples = np.zeros(len(self.paths), dtype=np.int64)
+        self.sample_rates = np.full(len(self.paths), SAMPLE_RATE, dtype=np.int32)
+        for row, path in enumerate(self.paths):
+            try:
+                self.num_samples[row], self.sample_rates[row] = probe(path)
+            except AudioError as error:
+                self.errors[row] = error
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,17 +68,47 @@ class FileList:
         """Return the path of a file."""
         return self.paths[row]
 
+    def relative_path(self, row: int) -> str:
+        """Return the path of a file relative to the deepest folder that all files are in."""
+        return posixpath.relpath(_absolute(self.paths[row]), self._folder)
+
+    @cached_property
+    def _folder(self) -> str:
+        return os.path.commonpath([posixpath.dirname(_absolute(path)) for path in self.paths])
+
     def where(self, row: int) -> str:
-        """Name a file by its place among the arguments."""
-        return f"file {row + 1} of {len(self)}"
+        """Return nothing: the path says all."""
+        return ""
 
 
-def load_part(clips: Clips, row: int, start: int, num_samples: int) -> np.ndarray | AudioError:
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)  # noqa: PTH100 `a.zip:7:9` too
+
+
+def load_part(clips: ClipList, row: int, start: int, num_samples: int) -> np.ndarray | AudioError:
     """Decode a part of a clip, float32 [S] at 16 kHz, or return the error that says what is wrong with it."""
     try:
         return load_row(clips, row, start, num_samples)
     except AudioError as error:
-        return AudioError(f"{clips.where(row)}: {error}")
+        return _located(clips, row, str(error))
+
+
+def unusable(clips: ClipList, row: int, num_samples: int, grid: TokenGrid, min_tokens: int = 1) -> AudioError:
+    """Say why a clip, of which `num_samples` at 16 kHz are read, cannot be used: it is broken, or too short."""
+    if isinstance(clips, FileList) and row in clips.errors:
+        return clips.errors[row]
+    num_tokens = int(grid.num_tokens(fbank.num_frames(num_samples)))
+    return _located(
+        clips,
+        row,
+        f"{clips.path(row)}: {num_samples / SAMPLE_RATE:.3f} s of it give {num_tokens} tokens of the model; expected "
+        f"at least {min_tokens} ({min_seconds(grid, min_tokens):.3f} s); give a longer clip, or leave it out",
+    )
+
+
+def _located(clips: ClipList, row: int, message: str) -> AudioError:
+    """Put the line of a manifest before a message."""
+    return AudioError(": ".join(filter(None, (clips.where(row), message))))
 
 
 def load_ahead(

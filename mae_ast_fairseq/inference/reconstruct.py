@@ -33,7 +33,7 @@ class Reconstruction(NamedTuple):
     info_nce: float
     """mean over masked tokens in nats; as logged: `loss_info_nce`"""
     accuracy: float
-    """share of masked tokens whose own patch scores highest among all that are masked"""
+    """fraction of masked tokens whose own patch scores highest among all that are masked"""
     chance: float
     """what a guess would reach of that, 1 / masked tokens"""
 

@@ -2,11 +2,10 @@
 
 from typing import Optional
 
-import torch
 from torch import Tensor, nn
 
 from mae_ast_fairseq.nn.encoder import EncoderParts, SpectrogramEncoder
-from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers, read_out, readout_width
+from mae_ast_fairseq.nn.readout import LAST, Layers, layer_numbers, read_out_layers, readout_width
 
 
 class AudioClassifier(SpectrogramEncoder):
@@ -46,7 +45,7 @@ class AudioClassifier(SpectrogramEncoder):
         `padding_mask` [B, S] or [B, T] bool, True = padding at a clip's end, which has no part in the result.
         """
         layers, mask = self.layer_features(source, padding_mask, self.readout_layers)
-        clip = torch.cat([read_out(self.readout, layer, mask, self.grid.rows) for layer in layers], dim=-1)
+        clip = read_out_layers(self.readout, layers, mask, self.grid.rows)
         return self.head(self.head_dropout(clip.to(self.head.weight.dtype)))
 
     def probabilities(self, logits: Tensor) -> Tensor:

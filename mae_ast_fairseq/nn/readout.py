@@ -107,6 +107,11 @@ def read_out(name: str, features: Tensor, token_padding_mask: Optional[Tensor], 
     return torch.cat([STATISTICS[statistic](features, token_padding_mask) for statistic in readout.statistics], dim=-1)
 
 
+def read_out_layers(name: str, layers: Sequence[Tensor], token_padding_mask: Optional[Tensor], rows: int) -> Tensor:
+    """Read a clip's vector out of several layers [B, L, C], one after another: [B, layers · D] float32."""
+    return torch.cat([read_out(name, layer, token_padding_mask, rows) for layer in layers], dim=-1)
+
+
 def merge_readouts(name: str, values: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
     """Merge what was read out of the chunks of a clip, [K, ..., D] with [K] tokens, into that of the clip: [..., D]."""
     if len(values) == 1:

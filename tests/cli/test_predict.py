@@ -52,18 +52,9 @@ def run(capsys, checkpoint):
 
 
 @pytest.fixture
-def message(capsys, checkpoint):
+def message(refusal, checkpoint):
     """A function that runs the command and returns the one line with which it refuses."""
-
-    def refusal(*argv: object, of: Path | None = None) -> str:
-        assert main(["predict", str(of or checkpoint), *map(str, argv)]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("mae-ast predict: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("mae-ast predict: ")
-
-    return refusal
+    return lambda *argv, of=checkpoint: refusal("predict", of, *argv)
 
 
 @pytest.fixture
@@ -202,29 +193,19 @@ def test_it_works_without_fairseq(corpus: Path, checkpoint) -> None:
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("--top=0", "--top 0: expected at least 1"),
-        ("--window=0", "--window 0.0: expected more than 0 seconds"),
-        ("--window=nan", "--window nan: expected more than 0 seconds"),
+        ("--top=0", "--top: 0 was given; expected a whole number of at least 1"),
+        ("--window=0", "--window: 0 was given; expected seconds above 0"),
+        ("--window=nan", "--window: nan was given; expected seconds above 0"),
         ("--window=0.1", "--window 0.1: it gives 0 tokens of the model; expected at least 2"),
-        ("--hop=-1", "--hop -1.0: expected more than 0 seconds"),
+        ("--hop=-1", "--hop: -1 was given; expected seconds above 0"),
         ("--hop=11", "--hop 11.0: longer than the window of 10.0 s"),
-        ("--precision=int8", "--precision: 'int8' is unknown"),
+        ("--precision=int8", "--precision: invalid choice: 'int8'"),
         ("--device=abacus", "--device abacus: cannot be used ("),
         ("--csv=.", "--csv .: this is a folder"),
     ],
 )
 def test_a_bad_option_is_named(corpus: Path, message, option: str, expected: str) -> None:
     assert message(corpus / "00.wav", option).startswith(expected)
-
-
-def test_no_files_and_files_with_a_manifest_are_refused(corpus: Path, message) -> None:
-    assert message().startswith("neither files nor --manifest was given; expected one of them")
-    text = message(corpus / "00.wav", "--manifest", corpus / "train.tsv")
-    assert text.startswith("both files and --manifest were given; expected one of them")
-
-
-def test_a_folder_without_audio_is_named(message, tmp_path: Path) -> None:
-    assert message(tmp_path) == f"{tmp_path}: there is no audio file in it; expected some; name another folder\n"
 
 
 def test_a_checkpoint_of_pretraining_is_named(corpus: Path, message, tmp_path: Path) -> None:

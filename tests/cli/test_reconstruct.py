@@ -50,19 +50,15 @@ def run(capsys, tmp_path: Path, drawn):
 
 
 @pytest.fixture
-def message(capsys, tmp_path: Path):
-    """A function that runs the command and returns the one line with which it refuses."""
+def message(refusal, tmp_path: Path):
+    """A function that runs the command and returns the one line with which it refuses, having written nothing."""
 
-    def refusal(*argv: object) -> str:
-        assert main(["reconstruct", *map(str, argv), "--out", str(tmp_path / "out")]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
+    def run(*argv: object) -> str:
+        text = refusal("reconstruct", *argv, "--out", tmp_path / "out")
         assert not (tmp_path / "out").exists()
-        assert err.startswith("mae-ast reconstruct: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("mae-ast reconstruct: ")
+        return text
 
-    return refusal
+    return run
 
 
 def test_each_clip_gives_a_picture_and_a_row(corpus, checkpoint, tmp_path: Path, capsys) -> None:
@@ -83,8 +79,8 @@ def test_scores_and_pictures_are_the_librarys(corpus, checkpoint, run, drawn) ->
     model = load_autoencoder(checkpoint)
     for index, (clip, picture) in enumerate(zip(summary["clips"], drawn, strict=True)):
         frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
-        draws = generator(7, Stream.MASK, index=index)
-        expected = reconstruct(model, frames, Masking("chunk_mask", 0.6), draws)
+        rng = generator(7, Stream.MASK, index=index)
+        expected = reconstruct(model, frames, Masking("chunk_mask", 0.6), rng)
         assert {name: clip[name] for name in summary["mean"]} == {
             name: getattr(expected, name) for name in ("mse", "baseline", "info_nce", "accuracy", "chance")
         }
@@ -161,8 +157,8 @@ def test_a_manifests_clip_has_its_validation_mask(corpus, checkpoint, run, drawn
     clip = run(checkpoint, "--manifest", corpus / "valid.tsv", "--clips", 1, "--seed", 5)["clips"][0]
     row = [line.split("\t")[0] for line in lines].index(Path(clip["file"]).name)
     frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
-    draws = generator(5, Stream.MASK, epoch=0, index=row)
-    expected = reconstruct(load_autoencoder(checkpoint), frames, Masking("chunk_mask", 0.6), draws)
+    rng = generator(5, Stream.MASK, epoch=0, index=row)
+    expected = reconstruct(load_autoencoder(checkpoint), frames, Masking("chunk_mask", 0.6), rng)
     np.testing.assert_array_equal(drawn[0]["visible"], expected.visible)
 
 
@@ -203,27 +199,18 @@ def test_it_works_without_fairseq(corpus, checkpoint, tmp_path: Path) -> None:
 # --- bad input
 
 
-def test_no_clips_at_all_are_refused(checkpoint, message) -> None:
-    assert message(checkpoint).startswith("neither audio files nor --manifest was given; expected one of them")
-
-
-def test_files_and_a_manifest_together_are_refused(corpus, checkpoint, message) -> None:
-    text = message(checkpoint, corpus / "00.wav", "--manifest", corpus / "valid.tsv")
-    assert text.startswith("both audio files and --manifest were given; expected one of them")
-
-
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("--ratio=0", "--ratio 0.0: expected a share"),
-        ("--ratio=1", "--ratio 1.0: expected a share"),
-        ("--ratio=nan", "--ratio nan: expected a share"),
-        ("--mask-type=checkers", "--mask-type: 'checkers' is unknown; expected one of chunk_mask, "),
-        ("--clips=0", "--clips 0: expected at least 1"),
-        ("--seed=-1", "--seed -1: expected at least 0"),
-        ("--max-seconds=0", "--max-seconds 0.0: expected more than 0"),
-        ("--max-seconds=inf", "--max-seconds inf: expected more than 0"),
-        ("--precision=int8", "--precision: 'int8' is unknown; expected one of bfloat16, "),
+        ("--ratio=0", "--ratio: 0 was given; expected a fraction"),
+        ("--ratio=1", "--ratio: 1 was given; expected a fraction"),
+        ("--ratio=nan", "--ratio: nan was given; expected a fraction"),
+        ("--mask-type=checkers", "--mask-type: invalid choice: 'checkers' (choose from "),
+        ("--clips=0", "--clips: 0 was given; expected a whole number of at least 1"),
+        ("--seed=-1", "--seed: -1 was given; expected a whole number from 0"),
+        ("--max-seconds=0", "--max-seconds: 0 was given; expected seconds above 0"),
+        ("--max-seconds=inf", "--max-seconds: inf was given; expected seconds above 0"),
+        ("--precision=int8", "--precision: invalid choice: 'int8' (choose from "),
         ("--device=abacus", "--device abacus: cannot be used ("),
         ("--device=meta", "--device meta: cannot be used ("),
     ],
@@ -248,11 +235,14 @@ def test_a_strategy_that_only_loads_asks_for_another(corpus, tmp_path: Path, mes
 
 def test_a_missing_file_is_named_before_anything_is_written(corpus, checkpoint, message, tmp_path: Path) -> None:
     text = message(checkpoint, corpus / "00.wav", tmp_path / "no.wav")
-    assert text.startswith(f"{tmp_path / 'no.wav'}: there is no such file")
+    assert text.startswith(f"{tmp_path / 'no.wav'}: ")
+    assert "there is no such file" in text
 
 
 def test_a_file_that_is_no_audio_is_named(checkpoint, message) -> None:
-    assert message(checkpoint, checkpoint).startswith(f"{checkpoint}: cannot be decoded")
+    text = message(checkpoint, checkpoint)
+    assert text.startswith(f"{checkpoint}: ")
+    assert "cannot be decoded" in text
 
 
 @pytest.mark.parametrize(("changes", "enough"), [({}, 2_800), (FRAME, 880)], ids=["patch", "frame"])
@@ -290,6 +280,6 @@ def test_ssast_is_drawn_too_and_a_classifier_is_refused(corpus, tmp_path, run, m
     path = save_checkpoint(tmp_path / "ssast.pt", "ssast")
     (clip,) = run(path, corpus / "00.wav", "--seed", 7)["clips"]
     frames = fbank.log_mel(torch.from_numpy(load_audio(clip["file"], expect_rate=None)))
-    draws = generator(7, Stream.MASK, index=0)
-    expected = reconstruct(build_model(read_checkpoint(path)), frames, Masking("random_mask", 0.75), draws)
+    rng = generator(7, Stream.MASK, index=0)
+    expected = reconstruct(build_model(read_checkpoint(path)), frames, Masking("random_mask", 0.75), rng)
     assert (clip["mse"], clip["info_nce"]) == (expected.mse, expected.info_nce)

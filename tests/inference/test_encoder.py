@@ -32,8 +32,8 @@ def model(request, tmp_path: Path) -> PretrainedEncoder:
 
 @pytest.fixture
 def waveforms() -> list[np.ndarray]:
-    draws = np.random.default_rng(0)
-    return [draws.normal(0, 0.1, length).astype(np.float32) for length in LENGTHS]
+    rng = np.random.default_rng(0)
+    return [rng.normal(0, 0.1, length).astype(np.float32) for length in LENGTHS]
 
 
 def single_waveform(values: dict[str, torch.Tensor]) -> torch.Tensor:

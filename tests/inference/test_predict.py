@@ -10,8 +10,10 @@ from torch import Tensor
 
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError
-from mae_ast_fairseq.inference.predict import Clip, Prediction, classify, cut_windows, predict
+from mae_ast_fairseq.inference.loading import ClipList, FileList
+from mae_ast_fairseq.inference.predict import Prediction, classify, predict
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from tests.tiny import FRAME, PATCH, enlarge_weights
@@ -49,11 +51,12 @@ def model(request: pytest.FixtureRequest) -> AudioClassifier:
     return tiny_classifier(**request.param)
 
 
-def whole(corpus: Path) -> list[Clip]:
-    return [Clip(str(path)) for path in sorted(corpus.glob("*.wav"))]
+def whole(corpus: Path) -> list[str]:
+    return [str(path) for path in sorted(corpus.glob("*.wav"))]
 
 
-def run(model: AudioClassifier, clips: list[Clip], window: float = 10, hop: float = 10) -> list:
+def run(model: AudioClassifier, files: list[str] | ClipList, window: float = 10, hop: float = 10) -> list:
+    clips = FileList(files) if isinstance(files, list) else files
     return list(predict(model, clips, window_samples=int(window * SECOND), hop_samples=int(hop * SECOND)))
 
 
@@ -62,36 +65,9 @@ def alone(model: AudioClassifier, waveform: np.ndarray) -> Tensor:
         return model.probabilities(model(torch.from_numpy(waveform)[None]))[0]
 
 
-# --- windows
-
-
-@pytest.mark.parametrize(
-    ("num_samples", "expected"),
-    [
-        (1, [(0, 1)]),
-        (10, [(0, 10)]),
-        (11, [(0, 10), (1, 11)]),
-        (14, [(0, 10), (4, 14)]),
-        (18, [(0, 10), (4, 14), (8, 18)]),
-        (20, [(0, 10), (4, 14), (8, 18), (10, 20)]),
-    ],
-)
-def test_windows_are_a_hop_apart_and_the_last_ends_with_the_file(num_samples: int, expected) -> None:
-    assert cut_windows(num_samples, 10, 4) == expected
-
-
-def test_every_sample_is_in_a_window() -> None:
-    for num_samples in range(1, 100):
-        windows = cut_windows(num_samples, 16, 7)
-        assert set().union(*(range(*window) for window in windows)) == set(range(num_samples))
-
-
-# --- predictions
-
-
 def test_batched_files_are_predicted_as_each_alone(corpus: Path, model: AudioClassifier) -> None:
-    for clip, predictions in zip(whole(corpus), run(model, whole(corpus)), strict=True):
-        waveform = load_audio(clip.path, expect_rate=None)
+    for path, predictions in zip(whole(corpus), run(model, whole(corpus)), strict=True):
+        waveform = load_audio(path, expect_rate=None)
         ((window, probabilities),) = predictions
         assert window == (0, len(waveform))
         np.testing.assert_allclose(probabilities, alone(model, waveform), **TOLERANCE)
@@ -99,8 +75,7 @@ def test_batched_files_are_predicted_as_each_alone(corpus: Path, model: AudioCla
 
 def test_the_order_of_files_does_not_matter(corpus: Path, model: AudioClassifier, monkeypatch) -> None:
     forth = run(model, whole(corpus))
-    monkeypatch.setattr("mae_ast_fairseq.inference.predict.FILES_AT_A_TIME", 5)
-    monkeypatch.setattr("mae_ast_fairseq.inference.predict.BATCH_SAMPLES", 30_000)
+    monkeypatch.setattr("mae_ast_fairseq.inference.features.tokens_of", lambda seconds, grid: 100)
     back = run(model, whole(corpus)[::-1])[::-1]
     for one, other in zip(forth, back, strict=True):
         np.testing.assert_allclose(one[0].probabilities, other[0].probabilities, **TOLERANCE)
@@ -112,7 +87,7 @@ def test_probabilities_are_by_softmax_or_of_each_label_by_itself(corpus: Path) -
     for one, many in zip(single, multi, strict=True):
         p, q = one[0].probabilities.astype(np.float64), many[0].probabilities.astype(np.float64)
         assert p.sum() == pytest.approx(1, abs=1e-6)
-        odds = q / (1 - q)  # e to the logits, of which softmax gives the shares
+        odds = q / (1 - q)  # e to the logits, of which softmax gives the fractions
         np.testing.assert_allclose(odds / odds.sum(), p, rtol=1e-3)
 
 
@@ -120,7 +95,7 @@ def test_probabilities_are_by_softmax_or_of_each_label_by_itself(corpus: Path) -
 def test_windows_are_predicted_as_files_of_their_own(tmp_path: Path, model: AudioClassifier, rate: int) -> None:
     waveform = 0.1 * np.random.default_rng(0).standard_normal(int(2.6 * rate))
     sf.write(tmp_path / "long.wav", waveform, rate, subtype="FLOAT")
-    (predictions,) = run(model, [Clip(str(tmp_path / "long.wav"))], window=1, hop=0.5)
+    (predictions,) = run(model, [str(tmp_path / "long.wav")], window=1, hop=0.5)
     whole_file = load_audio(tmp_path / "long.wav", expect_rate=None)
     starts = [0, 8_000, 16_000, 24_000, len(whole_file) - SECOND]
     assert [window for window, _ in predictions] == [(start, start + SECOND) for start in starts]
@@ -150,18 +125,18 @@ def test_broken_files_give_their_error_and_the_others_go_on(corpus: Path, tmp_pa
     sf.write(tmp_path / "nan.wav", np.full(8_000, np.nan), SECOND, subtype="FLOAT")
     sf.write(tmp_path / "short.wav", np.zeros(1_000), SECOND)
     good = whole(corpus)[0]
-    bad = [Clip(str(tmp_path / name)) for name in ("no.wav", "noise.wav", "nan.wav", "short.wav")]
+    bad = [str(tmp_path / name) for name in ("no.wav", "noise.wav", "nan.wav", "short.wav")]
     results = run(tiny_classifier(), [bad[0], good, *bad[1:], good])
     assert [isinstance(result, AudioError) for result in results] == [True, False, True, True, True, False]
     np.testing.assert_allclose(results[1][0].probabilities, results[5][0].probabilities, **TOLERANCE)
     messages = [str(results[place]) for place in (0, 2, 3, 4)]
-    for clip, message in zip(bad, messages, strict=True):
-        assert message.startswith(f"{clip.path}: ")
+    for path, message in zip(bad, messages, strict=True):
+        assert message.startswith(f"{path}: ")
         assert "\n" not in message
     assert "there is no such file" in messages[0]
     assert "cannot be decoded" in messages[1]
     assert "NaN" in messages[2]
-    assert "its 0.062 s give 0 tokens of the model; expected at least 2" in messages[3]
+    assert "0.062 s of it give 0 tokens of the model; expected at least 2" in messages[3]
 
 
 def test_a_window_that_cannot_be_decoded_takes_its_file_alone(tmp_path: Path) -> None:
@@ -169,16 +144,17 @@ def test_a_window_that_cannot_be_decoded_takes_its_file_alone(tmp_path: Path) ->
     sf.write(tmp_path / "good.wav", waveform, SECOND, subtype="FLOAT")
     waveform[-5] = np.inf
     sf.write(tmp_path / "bad.wav", waveform, SECOND, subtype="FLOAT")
-    good, bad = run(tiny_classifier(), [Clip(str(tmp_path / f"{name}.wav")) for name in ("good", "bad")], 1, 1)
+    good, bad = run(tiny_classifier(), [str(tmp_path / f"{name}.wav") for name in ("good", "bad")], 1, 1)
     assert len(good) == 3
     assert isinstance(bad, AudioError)
 
 
-def test_a_file_that_is_not_as_its_manifest_says(corpus: Path) -> None:
-    path = str(whole(corpus)[0].path)
+def test_a_file_that_is_not_as_its_manifest_says(corpus: Path, tmp_path: Path) -> None:
+    path = whole(corpus)[0]
     info = sf.info(path)
-    good, bad = run(
-        tiny_classifier(), [Clip(path, info.frames, info.samplerate), Clip(path, info.frames + 1, info.samplerate)]
-    )
+    rows = [f"{path}\t{count}\t{info.samplerate}\n" for count in (info.frames, info.frames + 1)]
+    (tmp_path / "a.tsv").write_text("/\n" + "".join(rows))
+    good, bad = run(tiny_classifier(), read_manifest(tmp_path / "a.tsv"))
     assert isinstance(good[0], Prediction)
+    assert str(bad).startswith(f"{tmp_path / 'a.tsv'}:3: {path}: ")
     assert f"it has {info.frames} samples; expected {info.frames + 1}, as the manifest says" in str(bad)

@@ -32,15 +32,6 @@ def run(capsys, out: Path):
 
 
 @pytest.fixture
-def message(capsys, out: Path):
+def message(refusal, out: Path):
     """A function that runs the command and returns the one line with which it refuses."""
-
-    def refusal(*argv: object) -> str:
-        assert main(["extract", *map(str, argv), "--out", str(out)]) == 2
-        printed, err = capsys.readouterr()
-        assert printed == ""
-        assert err.startswith("mae-ast extract: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("mae-ast extract: ")
-
-    return refusal
+    return lambda *argv: refusal("extract", *argv, "--out", out)

@@ -1,6 +1,7 @@
-"""`mae-ast extract` stopped and started again: it goes on, never leaves a half file, and notices other settings."""
+"""`mae-ast extract` stopped and started again: it keeps what is whole, leaves no half file, notices other settings."""
 
-import os
+import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,21 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mae_ast_fairseq.cli import extract as command
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.inference import extract as extraction
-from mae_ast_fairseq.inference import loading
+from mae_ast_fairseq.inference import features, loading
 from tests.checkpoints.test_read import save_tiny_checkpoint
-from tests.cli.extract.test_extract import alone, assert_all_close, paths_of, read_hubert, spoil
+from tests.cli.extract.test_extract import spoil
 from tests.test_layers import HIDE_FAIRSEQ
 
 ARGUMENTS = [
     (),
-    ("--layer", "all"),
     ("--layer", "3,1"),
-    ("--readout", "mean"),
     ("--readout", "mean+std"),
     ("--format", "npy"),
-    ("--format", "npy", "--readout", "mean+max"),
+    ("--format", "npy", "--layer", "all", "--readout", "mean+max"),
 ]
 
 
@@ -30,24 +30,39 @@ class Kill(BaseException):
     """What no part of the command expects."""
 
 
+def contents(out: Path) -> dict[Path, bytes]:
+    """Return all files but the record of settings."""
+    return {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix != ".json"}
+
+
+def assert_same(found: dict[Path, bytes], expected: dict[Path, bytes]) -> None:
+    """Compare files; features only nearly, for what clips are batched with shows in their last bits."""
+    assert found.keys() == expected.keys()
+    for path, content in found.items():
+        if path.suffix == ".npy":
+            both = [np.load(io.BytesIO(bytes_)) for bytes_ in (content, expected[path])]
+            np.testing.assert_allclose(*both, rtol=0, atol=1e-5 * np.abs(both[1]).max())
+        else:
+            assert content == expected[path]
+
+
 @pytest.mark.parametrize("argv", ARGUMENTS, ids=" ".join)
-@pytest.mark.parametrize("num_calls", [1, 20, 60])
-def test_a_restart_goes_on_where_it_stopped(corpus, checkpoint, out: Path, run, monkeypatch, argv, num_calls) -> None:
+@pytest.mark.parametrize("num_calls", [1, 60])
+def test_a_restart_gives_what_one_run_gives(corpus, checkpoint, out: Path, run, monkeypatch, argv, num_calls) -> None:
     argv = (checkpoint, "--manifest", corpus / "train.tsv", "--chunk-seconds", 0.5, "--max-seconds-per-batch", 2, *argv)
-    run(*argv)
-    expected = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".npy", ".len")}
-    loaded = _fail_after(num_calls, monkeypatch)
+    whole = run(*argv)
+    expected = contents(out)
+    _fail_after(num_calls, monkeypatch)
     with pytest.raises(Kill):
         main(["extract", *map(str, argv), "--out", str(out), "--workers", "0", "--overwrite"])
-    if "npy" not in argv:
-        assert list(out.rglob("*.npy")) == []
     monkeypatch.undo()
+    begun = contents(out)
+    assert all(expected[path] == begun[path] for path in begun)
+    assert (0 < len(begun) < 40) == ("npy" in argv and num_calls == 60)
     summary = run(*argv)
-    assert num_calls - 10 < summary["num_chunks_resumed"] < num_calls <= len(loaded)
-    found = {path: path.read_bytes() for path in out.rglob("*") if path.suffix in (".npy", ".len")}
-    assert found.keys() == expected.keys()
-    assert all(found[path] == expected[path] for path in expected)
-    assert list(out.rglob("*.partial")) == []
+    assert_same(contents(out), expected)
+    assert (summary["num_chunks_resumed"] > 0) == bool(begun)
+    assert (summary["num_clips"], summary["num_tokens"]) == (whole["num_clips"], whole["num_tokens"])
 
 
 def _fail_after(num_calls: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -64,30 +79,36 @@ def _fail_after(num_calls: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return loaded
 
 
-def test_a_killed_process_leaves_a_state_to_go_on_from(corpus, checkpoint, out: Path, run) -> None:
-    argv = (checkpoint, "--manifest", corpus / "train.tsv", "--max-seconds-per-batch", 2)
+@pytest.mark.parametrize("format_", ["hubert", "npy"])
+def test_a_killed_process_leaves_what_is_whole(corpus, checkpoint, out: Path, run, format_: str) -> None:
+    argv = (checkpoint, "--manifest", corpus / "train.tsv", "--max-seconds-per-batch", 2, "--format", format_)
+    run(*argv)
+    expected = contents(out)
+    shutil.rmtree(out)
     code = f"""
+import os
 from mae_ast_fairseq.cli import extract, main
-from mae_ast_fairseq.inference import features as encode
-import mae_ast_fairseq.inference.extract as extraction, os
-extraction.SAVE_SECONDS = 0
-original, count = encode.encode_waveforms, iter(range(99))
-def encode_waveforms(*args):
+from mae_ast_fairseq.inference import features
+original, count = features.encode_waveforms, iter(range(99))
+def encode_waveforms(*args, **kwargs):
     if next(count) == 9: os._exit(7)
-    return original(*args)
-encode.encode_waveforms = encode_waveforms
+    return original(*args, **kwargs)
+features.encode_waveforms = encode_waveforms
 main({["extract", *map(str, argv), "--out", str(out)]!r})
 """
     result = subprocess.run([sys.executable, "-c", f"{HIDE_FAIRSEQ}\n{code}"], timeout=120, check=False)
     assert result.returncode == 7
-    assert not (out / "train_0_1.npy").exists()
-    assert run(*argv)["num_chunks_resumed"] > 0
-    assert_all_close(read_hubert(out, "train_0_1"), alone(checkpoint, paths_of(corpus / "train.tsv")))
+    whole = [path for path in contents(out) if path.suffix == ".npy"]
+    assert bool(whole) == (format_ == "npy")
+    assert all(path.read_bytes() == expected[path] for path in whole)
+    run(*argv)
+    assert_same(contents(out), expected)
 
 
 def test_the_last_steps_can_be_interrupted(corpus, checkpoint, out: Path, run, monkeypatch, tmp_path: Path) -> None:
     argv = (checkpoint, "--manifest", spoil(corpus, tmp_path), "--layer", "all", "--readout", "mean")
-    expected = run(*argv, code=1)
+    bad = run(*argv, code=1)["bad"]
+    expected = contents(out)
     replaced: list[Path] = []
 
     def replace(self: Path, target: Path) -> Path:
@@ -102,20 +123,35 @@ def test_the_last_steps_can_be_interrupted(corpus, checkpoint, out: Path, run, m
     with pytest.raises(Kill):
         main(["extract", *map(str, argv), "--out", str(out), "--overwrite"])
     monkeypatch.undo()
-    summary = run(*argv, code=1)
-    assert summary["num_chunks_resumed"] == expected["num_chunks"]
-    assert summary["bad"] == expected["bad"]
-    for layer in (1, 2, 3):
-        assert np.load(out / f"layer_{layer}" / "mixed_0_1.npy").shape == (4, 48)
-    assert [path for path in out.rglob("*") if path.suffix in (".partial", ".whole")] == []
+    assert run(*argv, code=1)["bad"] == bad
+    assert_same(contents(out), expected)
 
 
-def test_a_run_that_is_done_is_not_done_again(corpus, checkpoint, out: Path, run, monkeypatch) -> None:
-    first = run(checkpoint, "--manifest", corpus / "valid.tsv")
-    monkeypatch.setattr(extraction, "encode_batches", None)
-    again = run(checkpoint, "--manifest", corpus / "valid.tsv")
+@pytest.mark.parametrize("format_", ["hubert", "npy"])
+def test_a_run_that_is_done_is_not_done_again(corpus, checkpoint, run, monkeypatch, format_: str) -> None:
+    argv = (checkpoint, "--manifest", corpus / "valid.tsv", "--format", format_)
+    first = run(*argv)
+    monkeypatch.setattr(extraction, "encode_clips", None)
+    again = run(*argv)
     assert again["num_tokens"] == first["num_tokens"]
     assert again["num_chunks_resumed"] == first["num_chunks"]
+
+
+def test_bad_clips_of_a_whole_shard_are_still_known(corpus, checkpoint, run, tmp_path: Path) -> None:
+    argv = (checkpoint, "--manifest", spoil(corpus, tmp_path))
+    first, again = run(*argv, code=1), run(*argv, code=1)
+    assert len(first["bad"]) == 3
+    for name in ("bad", "num_clips", "num_tokens"):
+        assert again[name] == first[name]
+
+
+def test_a_file_that_was_bad_is_tried_again(corpus, checkpoint, run, out: Path, tmp_path: Path) -> None:
+    argv = (checkpoint, corpus / "00.wav", tmp_path / "late.wav")
+    assert len(run(*argv, code=1)["bad"]) == len(run(*argv, code=1)["bad"]) == 1
+    shutil.copy(corpus / "01.wav", tmp_path / "late.wav")
+    summary = run(*argv)
+    assert (summary["num_clips"], summary["num_chunks"], summary["num_chunks_resumed"]) == (2, 2, 1)
+    assert len(list(out.rglob("*.wav.npy"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -131,11 +167,11 @@ def test_a_run_that_is_done_is_not_done_again(corpus, checkpoint, out: Path, run
 )
 def test_other_settings_are_noticed(corpus, checkpoint, out: Path, run, message, option, shown: str) -> None:
     run(checkpoint, "--manifest", corpus / "valid.tsv")
-    before = (out / "valid_0_1.npy").read_bytes()
+    before = contents(out)
     text = message(checkpoint, "--manifest", corpus / "valid.tsv", *option)
     assert text.startswith(f"{out / 'valid_0_1.json'}: ")
     assert shown in text and "--overwrite" in text
-    assert (out / "valid_0_1.npy").read_bytes() == before
+    assert contents(out) == before
 
 
 def test_another_checkpoint_or_manifest_is_noticed(corpus, checkpoint, run, message, tmp_path: Path) -> None:
@@ -148,35 +184,69 @@ def test_another_checkpoint_or_manifest_is_noticed(corpus, checkpoint, run, mess
     assert "begun with clips " in message(checkpoint, "--manifest", manifest)
 
 
-def test_another_batch_size_may_go_on(corpus, checkpoint, out: Path, run, monkeypatch) -> None:
-    argv = (checkpoint, "--manifest", corpus / "train.tsv")
-    _fail_after(20, monkeypatch)
+def test_another_batch_size_may_go_on(corpus, checkpoint, run, monkeypatch, out: Path) -> None:
+    argv = (checkpoint, "--manifest", corpus / "train.tsv", "--format", "npy")
+    _fail_after(30, monkeypatch)
     with pytest.raises(Kill):
-        main(["extract", *map(str, argv), "--out", str(out), "--workers", "0", "--max-seconds-per-batch", "2"])
+        main(["extract", *map(str, argv), "--out", str(out), "--workers", "0", "--max-seconds-per-batch", "1"])
     monkeypatch.undo()
     assert run(*argv, "--max-seconds-per-batch", 5, "--workers", 1)["num_chunks_resumed"] > 0
-    assert_all_close(read_hubert(out, "train_0_1"), alone(checkpoint, paths_of(corpus / "train.tsv")))
 
 
-def test_features_of_others_are_not_written_over(corpus, checkpoint, out: Path, message) -> None:
-    out.mkdir()
-    (out / "valid_0_1.npy").write_bytes(b"precious")
-    assert message(checkpoint, "--manifest", corpus / "valid.tsv").startswith(f"{out / 'valid_0_1.npy'}: it is there")
-    assert (out / "valid_0_1.npy").read_bytes() == b"precious"
+@pytest.mark.parametrize(("format_", "name"), [("hubert", "valid_0_1.npy"), ("npy", None)])
+def test_features_of_others_are_not_written_over(corpus, checkpoint, out: Path, run, message, format_, name) -> None:
+    argv = (checkpoint, "--manifest", corpus / "valid.tsv", "--format", format_)
+    run(*argv)
+    path = out / name if name else sorted(out.glob("*.wav.npy"))[0]
+    path.write_bytes(b"precious")
+    (out / "valid_0_1.json").unlink()
+    assert "nothing says how it was made" in message(*argv)
+    assert path.read_bytes() == b"precious"
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"settings": 3}', "[1]", "\xff"])
-def test_a_broken_journal_is_named(corpus, checkpoint, out: Path, message, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "{}", '{"settings": 3}', "[1]", '{"settings": {}, "bad": [1]}', "\xff"])
+def test_a_broken_record_is_named(corpus, checkpoint, out: Path, message, content: str) -> None:
     out.mkdir()
     (out / "valid_0_1.json").write_text(content, encoding="latin-1")
     text = message(checkpoint, "--manifest", corpus / "valid.tsv")
     assert text.startswith(f"{out / 'valid_0_1.json'}: ") and "--overwrite" in text
 
 
-def test_a_full_disk_is_named(corpus, checkpoint, out: Path, message, monkeypatch) -> None:
+@pytest.mark.parametrize("format_", ["hubert", "npy"])
+def test_a_disk_without_room_is_named_before_the_work(corpus, checkpoint, out, message, monkeypatch, format_) -> None:
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 9_000))
+    text = message(checkpoint, "--manifest", corpus / "valid.tsv", "--format", format_)
+    assert text.startswith(f"--out {out}: cannot be written (no room for ")
+    assert contents(out) == {}
+
+
+def test_a_disk_that_becomes_full_is_named(corpus, checkpoint, out: Path, message, monkeypatch) -> None:
     def no_room(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "posix_fallocate", no_room)
+    monkeypatch.setattr(extraction, "_write_tokens", no_room)
     text = message(checkpoint, "--manifest", corpus / "valid.tsv")
-    assert text.startswith(f"{out / 'valid_0_1.npy.partial'}: ") and "(No space left on device)" in text
+    assert text.startswith(f"--out {out}: cannot be written (No space left on device)")
+    assert contents(out) == {}
+
+
+def test_a_long_clip_is_written_while_it_is_encoded(corpus, checkpoint, out: Path, run, monkeypatch) -> None:
+    # Of the chunks of one file only few are in memory, whatever its length.
+    num_encoded, held = [], []
+
+    def encode_waveforms(model, waveforms, **kwargs):
+        num_encoded.append(len(waveforms))
+        return encode(model, waveforms, **kwargs)
+
+    def write_tokens(*args):
+        held.append(sum(num_encoded) - len(held))
+        write(*args)
+
+    encode, write = features.encode_waveforms, extraction._write_tokens
+    monkeypatch.setattr(features, "encode_waveforms", encode_waveforms)
+    monkeypatch.setattr(extraction, "_write_tokens", write_tokens)
+    file = max(corpus.glob("*.wav"), key=lambda path: path.stat().st_size)
+    summary = run(checkpoint, file, "--chunk-seconds", 0.06, "--max-seconds-per-batch", 0.12)
+    assert summary["num_chunks"] > 20
+    assert max(held) < 12
+    assert np.load(out / f"{file.name}.npy").shape[0] == summary["num_tokens"]

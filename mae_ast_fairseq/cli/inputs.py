@@ -1,0 +1,43 @@
+"""The clips a command works on: files, folders and archives that are named, or a manifest."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from mae_ast_fairseq.corpus.scan import find_source
+from mae_ast_fairseq.data.manifest import Manifest, read_manifest
+from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.inference.loading import FileList
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the paths of audio, after the checkpoint, and `--manifest`."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="audio files of any rate, folders of them, or uncompressed zip archives, right after the checkpoint",
+    )
+    parser.add_argument("--manifest", type=Path, help="the clips of this manifest instead")
+
+
+def read_clips(args: argparse.Namespace) -> Manifest | FileList:
+    """Return the clips that were named; raises ConfigError unless by paths or by a manifest, or where none is found."""
+    if bool(args.paths) == (args.manifest is not None):
+        found = "both audio files and --manifest were" if args.paths else "neither audio files nor --manifest was"
+        raise ConfigError(f"{found} given; expected one of them: name files or folders, or a manifest")
+    if args.manifest is not None:
+        return read_manifest(args.manifest)
+    return FileList([file for path in args.paths for file in _files(path)])
+
+
+def _files(path: str) -> Iterator[str]:
+    """Yield a file, or those in a folder or archive sorted by their paths."""
+    if not Path(path).is_dir() and Path(path).suffix.lower() != ".zip":
+        yield path
+        return
+    source = find_source(path)
+    if not source.names:
+        raise ConfigError(f"{path}: there is no audio file in it; expected some; name another folder")
+    root = Path(path) if Path(path).is_dir() else source.root
+    yield from (str(root / name) for name in source.names)
