@@ -23,12 +23,12 @@ S3PRL_BANDS = 128
 
 _OF_OURS_ONLY = ("normalization", "decoder_type", "decoder_ffn_embed_dim", "decoder_attention_heads", "head_init_scale")
 _TASK_FIELDS = (
-    *("sample_rate", "normalize", "max_keep_size", "max_sample_size", "min_sample_size", "random_crop", "pad_audio"),
+    *("sample_rate", "normalize", "max_keep_size", "max_sample_size", "min_sample_size"),
+    *("random_crop", "pad_audio"),
 )
 """Those of our task's fields that a released file has, besides `feature_dim` and `mask_type`."""
 
 _EXPORT_SAFETENSORS = "export it with --to safetensors"
-
 
 _File = tuple[dict[str, Tensor], bytes | memoryview]
 """The tensors that were written, and the file that holds them and all else."""
@@ -73,10 +73,9 @@ def _released(checkpoint: Checkpoint) -> _File:
     """The whole layout of fairseq: what its loaders look for stands in the file, without the optimiser's state."""
     _check_expressible(checkpoint, "released")
     state = _released_state(checkpoint)
-    sections = {} if checkpoint.released is None else checkpoint.released.sections
     content = {
         "args": None,
-        "cfg": {"common": {}, **sections, **_released_cfg(checkpoint)},
+        "cfg": {"common": {}, **checkpoint.released.sections, **_released_cfg(checkpoint)},
         "model": state,
         "criterion": None,
         "optimizer_history": [
@@ -106,17 +105,14 @@ def _s3prl(checkpoint: Checkpoint) -> _File:
 
 def _safetensors(checkpoint: Checkpoint) -> _File:
     """The weights and, as JSON, the config; of released files also what was set aside."""
-    cfg: dict[str, Any] = {
-        "model": {"_name": checkpoint.kind, **vars(checkpoint.model)},
-        "task": {"feature_dim": checkpoint.feature_dim, "mask_type": checkpoint.mask_type},
-    }
-    state = dict(checkpoint.state)
-    if checkpoint.released is not None:
-        cfg["model"].update(checkpoint.released.model_fields)
-        cfg = {**checkpoint.released.sections, **cfg, "task": {**checkpoint.released.task_fields, **cfg["task"]}}
-        state |= checkpoint.released.tensors
+    tensors, model_fields, task_fields, sections = checkpoint.released
+    task = {**task_fields, "feature_dim": checkpoint.feature_dim, "mask_type": checkpoint.mask_type}
+    model = {"_name": checkpoint.kind, **vars(checkpoint.model), **model_fields}
+    state = {**checkpoint.state, **tensors}
     history = [] if checkpoint.num_updates is None else [{"num_updates": checkpoint.num_updates}]
-    return state, as_safetensors(state, {"cfg": cfg, "optimizer_history": history})
+    return state, as_safetensors(
+        state, {"cfg": {**sections, "model": model, "task": task}, "optimizer_history": history}
+    )
 
 
 LAYOUTS: dict[str, Callable[[Checkpoint], _File]] = {
@@ -131,12 +127,9 @@ def _released_cfg(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     own = {name: value for name, value in vars(checkpoint.model).items() if name not in _OF_OURS_ONLY}
     model = {"_name": AUTOENCODER, **own, **vars(ReleasedModelFields()), "checkpoint_activations": False}
     defaults = {name: getattr(PretrainingTaskFields, name) for name in _TASK_FIELDS}
-    task = {"_name": "mae_ast_pretraining", **defaults, **vars(ReleasedTaskFields())}
-    if checkpoint.released is not None:
-        model.update(checkpoint.released.model_fields)
-        task.update(checkpoint.released.task_fields)
+    task = {"_name": "mae_ast_pretraining", **defaults, **vars(ReleasedTaskFields()), **checkpoint.released.task_fields}
     task.update(feature_dim=checkpoint.feature_dim, mask_type=checkpoint.mask_type)
-    return {"model": model, "task": task}
+    return {"model": {**model, **checkpoint.released.model_fields}, "task": task}
 
 
 def _released_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -145,8 +138,7 @@ def _released_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     shapes = tensor_shapes(fields, checkpoint.feature_dim)
     constants = {key: torch.zeros(shapes[key]) for key in ("encoder_mask_emb", "layer_norm.weight", "layer_norm.bias")}
     constants["layer_norm.weight"] += 1
-    tensors = {} if checkpoint.released is None else checkpoint.released.tensors
-    state = {**constants, **computed_tables(fields), **tensors, **checkpoint.state}
+    state = {**constants, **computed_tables(fields), **checkpoint.released.tensors, **checkpoint.state}
     return {key: tensor.detach() for key, tensor in state.items()}
 
 
@@ -162,7 +154,7 @@ def _check_expressible(checkpoint: Checkpoint, layout: str) -> None:
         "decoder_ffn_embed_dim": (0, fields.encoder_ffn_embed_dim),
         "decoder_attention_heads": (0, fields.encoder_attention_heads),
     }
-    if checkpoint.released is None:  # positions are among the layout's weights
+    if not checkpoint.released.tensors:  # positions are among the layout's weights
         choices |= {"enc_sine_pos": (True,), "dec_sine_pos": (True,)}
     for name, values in choices.items():
         if getattr(fields, name) not in values:

@@ -101,8 +101,8 @@ class Checkpoint(NamedTuple):
     """updates it was trained for; None where the file does not say"""
     state: dict[str, Tensor]
     """weights and buffers on the CPU, finite, of the file's precision and in its order"""
-    released: Optional[Released] = None
-    """what a file in the released layout has besides; None for files of ours"""
+    released: Released = Released()
+    """what a file in the released layout has besides"""
 
 
 def checkpoint_path(name: str | Path) -> Path:

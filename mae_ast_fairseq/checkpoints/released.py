@@ -57,15 +57,15 @@ TASK_TYPES = {
 
 
 class Released(NamedTuple):
-    """What a file in the released layout has beyond our model, kept so that a conversion can write it back."""
+    """What a file in the released layout has beyond our model, for a conversion to write back; ours have nothing."""
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Tensor] = {}
     """those of no use here; a position table that equals the computed one to the bit is left out"""
-    model_fields: dict[str, Any]
+    model_fields: Mapping[str, Any] = {}
     """fields of `cfg.model` that our model does not have"""
-    task_fields: dict[str, Any]
+    task_fields: Mapping[str, Any] = {}
     """all fields of `cfg.task`"""
-    sections: dict[str, Any]
+    sections: Mapping[str, Any] = {}
     """the other parts of `cfg`, which nothing reads, where they are plain values"""
 
 
@@ -82,14 +82,14 @@ def tensor_shapes(fields: MaeAstFields, feature_dim: int) -> dict[str, list[int]
 
 def set_aside(
     fields: MaeAstFields, feature_dim: int, cfg: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], Optional[Released]]:
-    """Split a checked state in that of our model and what a released file has besides; None: it has nothing."""
+) -> tuple[dict[str, Tensor], Released]:
+    """Split a checked state in that of our model and what a released file has besides."""
     names = tensor_shapes(fields, feature_dim).keys()
     own = {key: value for key, value in state.items() if key not in names}
     others = {key: value for key, value in state.items() if key in names}
     model_fields = {name: value for name, value in cfg["model"].items() if name not in {"_name", *vars(fields)}}
     if not others and not model_fields:
-        return own, None
+        return own, Released()
     computed = computed_tables(fields)
     sections = {name: part for name, part in cfg.items() if name not in ("model", "task")}
     released = Released(

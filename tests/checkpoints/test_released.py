@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
-from mae_ast_fairseq.checkpoints.released import MODEL_TYPES, ReleasedModelFields
+from mae_ast_fairseq.checkpoints.released import MODEL_TYPES, Released, ReleasedModelFields
 from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.errors import CheckpointError
 from tests.checkpoints.test_read import save_tiny_checkpoint
@@ -30,12 +30,11 @@ def test_fields_set_aside_are_none_of_ours() -> None:
 
 
 def test_our_own_files_have_nothing_to_set_aside(tmp_path: Path) -> None:
-    assert read_checkpoint(save_tiny_checkpoint(tmp_path / "a.pt")).released is None
+    assert read_checkpoint(save_tiny_checkpoint(tmp_path / "a.pt")).released == Released()
 
 
 def test_what_our_model_does_not_have_is_kept(content, tmp_path: Path) -> None:
     released = read(content, tmp_path).released
-    assert released is not None
     assert set(released.tensors) == {"encoder_mask_emb", "layer_norm.weight", "layer_norm.bias"}
     assert all(value.equal(content["model"][key]) for key, value in released.tensors.items())
     assert released.model_fields == {name: content["cfg"]["model"][name] for name in vars(ReleasedModelFields())}
@@ -47,7 +46,6 @@ def test_a_table_of_other_values_is_kept_but_not_used(content, tmp_path: Path) -
     expected = build_model(read(content, tmp_path)).positions.table.clone()
     content["model"]["enc_sine_pos_embed.pe"] += 1
     checkpoint = read(content, tmp_path)
-    assert checkpoint.released is not None
     assert "enc_sine_pos_embed.pe" in checkpoint.released.tensors
     assert "dec_sine_pos_embed.pe" not in checkpoint.released.tensors
     assert build_model(checkpoint).positions.table.equal(expected)
@@ -56,7 +54,6 @@ def test_a_table_of_other_values_is_kept_but_not_used(content, tmp_path: Path) -
 def test_sections_that_are_no_plain_values_are_left_out(content, tmp_path: Path) -> None:
     content["cfg"].update(common={"tensor": torch.ones(1)}, optimizer={"lr": "${optimization.lr}"})
     released = read(content, tmp_path).released
-    assert released is not None
     assert not {"common", "optimizer"} & released.sections.keys()
     assert "criterion" in released.sections
 

@@ -1,9 +1,9 @@
 """The command's frame: choosing a subcommand, exit codes, messages."""
 
+import importlib
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -12,17 +12,24 @@ import mae_ast_fairseq
 from mae_ast_fairseq import cli
 from mae_ast_fairseq.errors import ConfigError
 
+MODULE = """
+HELP = "Probe the frame."
+EXAMPLE = "mae-ast probe --depth 3"
+def add_arguments(parser):
+    parser.add_argument("--depth", type=int, default=1)
+def run(args):
+    return args.depth
+"""
+
 
 @pytest.fixture
-def command(monkeypatch):
+def command(tmp_path, monkeypatch):
     """A subcommand `probe` whose run is set by the test."""
-    module = types.ModuleType("probe_command")
-    module.HELP, module.EXAMPLE = "Probe the frame.", "mae-ast probe --depth 3"
-    module.add_arguments = lambda parser: parser.add_argument("--depth", type=int, default=1)
-    module.run = lambda args: args.depth
-    monkeypatch.setitem(sys.modules, "probe_command", module)
+    (tmp_path / "probe_command.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "probe_command", raising=False)
     monkeypatch.setitem(cli.COMMANDS, "probe", "probe_command")
-    return module
+    return importlib.import_module("probe_command")
 
 
 def _raise(error):
