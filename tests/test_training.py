@@ -146,6 +146,21 @@ def test_a_persons_mistake_ends_the_command_with_its_message_and_no_traceback(co
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_fairseq_validate_reads_a_checkpoint(corpus, tmp_path):
+    train("mae_ast_tiny", f"task.data={corpus}", *SMALL, f"checkpoint.save_dir={tmp_path}", "checkpoint.no_save=false")
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("fairseq-validate"), corpus, "--user-dir", ROOT / "mae_ast_fairseq", "--cpu",
+            "--task", "mae_ast_pretraining", "--path", tmp_path / "checkpoint_last.pt", "--valid-subset", "valid",
+            "--max-tokens", "300000", "--num-workers", "0",
+        ],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "token_spread" in done.stdout
+
+
 @pytest.mark.parametrize("recipe", ["mae_ast_patch", "mae_ast_frame"])
 def test_full_recipes_are_the_papers(recipe):
     cfg = config(recipe, "task.data=/data")

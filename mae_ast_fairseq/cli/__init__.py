@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from mae_ast_fairseq import __version__
 from mae_ast_fairseq.errors import UserError
