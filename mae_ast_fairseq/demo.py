@@ -20,7 +20,7 @@ from mae_ast_fairseq.files import examples_folder, package_folder
 
 NUM_CLIPS = 600
 NUM_UPDATES = 1000
-VALID_SHARE = 0.1
+VALID_FRACTION = 0.1
 NUM_PICTURES = 6
 
 # What is compared before and after training, as `mae-ast reconstruct` names it.
@@ -95,7 +95,7 @@ def choose_held_out(paths: Sequence[str], audio: Path) -> list[str]:
             f"{audio}: {len(paths)} audio files were found; expected at least 2, to train on one and to look at another"
         )
     drawn = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(errors="surrogateescape")).digest())
-    return drawn[: max(1, round(VALID_SHARE * len(paths)))]
+    return drawn[: max(1, round(VALID_FRACTION * len(paths)))]
 
 
 def command(name: str, *arguments: object) -> list[str]:

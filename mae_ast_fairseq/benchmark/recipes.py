@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from fairseq.dataclass.initialize import hydra_init
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -98,7 +97,6 @@ def _find(name: str) -> Path:
 
 def _load(path: Path) -> DictConfig:
     """Compose a YAML with what its defaults name; `${hydra:...}` becomes a word, since no hydra runs."""
-    hydra_init()  # makes fairseq's own fields known
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base=None):
             composed = compose(path.stem, overrides=_search_path(path))
