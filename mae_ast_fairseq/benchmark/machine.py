@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,8 +11,6 @@ from typing import Any
 import torch
 
 import mae_ast_fairseq
-
-_FAIRSEQ_DISTRIBUTIONS = ("fairseq", "ve-fairseq")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -24,7 +23,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "fairseq": next(filter(None, map(_version, _FAIRSEQ_DISTRIBUTIONS)), None),
+        "fairseq": _fairseq(),
         "mae_ast_fairseq": mae_ast_fairseq.__version__,
         "commit": _commit(Path(mae_ast_fairseq.__file__).parent),
     }
@@ -32,29 +31,25 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return f"{distribution} {version(distribution)}"
-    except PackageNotFoundError:
-        return None
+def _fairseq() -> str | None:
+    for distribution in ("fairseq", "ve-fairseq"):
+        try:
+            return f"{distribution} {version(distribution)}"
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def _commit(folder: Path) -> str | None:
     """Return the commit of the clone, with a + where files differ from it; None outside one."""
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"]
     try:
-        commit = _git(folder, "rev-parse", "--short", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

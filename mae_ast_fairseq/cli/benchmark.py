@@ -1,9 +1,8 @@
-"""`mae-ast benchmark`: time, memory and operations of recipes side by side, the loader's pace, fairseq's own share."""
+"""`mae-ast benchmark`: time, memory and operations of recipes side by side, the loader's pace, fairseq's own part."""
 
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ EXAMPLE = (
     "      --plot sweep.png\n\n"
     "Rows are the product of recipes and sizes. They are timed in turns, and compared within one round, so that what\n"
     "else the machine does hits all alike. Layers are never dropped (model.encoder_layerdrop=0), or rows would differ\n"
-    "by chance. Memory is measured in a process for each row. A size that does not fit is reported in its row."
+    "by chance. A size that does not fit is reported in its row."
 )
 
 PARTS = ("time", "memory", "dispatch", "loader", "fairseq")
@@ -29,17 +28,31 @@ DEFAULT_RECIPES = ("mae_ast_patch", "ssast_patch")
 SWEEP_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
 SWEEP_RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
-_AT_LEAST_ONE = (lambda number: number >= 1, "at least 1")
-_DROPOUT = (lambda number: 0 <= number < 1, "at least 0 and less than 1")
-LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    **dict.fromkeys(("rounds", "updates", "workers", "threads", "batch_size"), _AT_LEAST_ONE),
-    "warm_up": (lambda number: number >= 0, "0 or more"),
-    "seconds": (lambda number: 0 < number < math.inf, "more than 0"),
-    "ratio": (lambda number: 0 < number < 1, "a share of masked tokens above 0 and below 1"),
-    "dropout": _DROPOUT,
-    "attention_dropout": _DROPOUT,
-}
-"""What the numbers given must be, and how that is said."""
+
+def _number(read: Callable[[str], Any], is_fine: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    """Return what reads an option's number and refuses others."""
+
+    def parse(text: str) -> Any:
+        number = read(text)
+        if not is_fine(number):
+            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+        return number
+
+    parse.__name__ = read.__name__  # which argparse names where the text is no number at all
+    return parse
+
+
+_positive = _number(int, lambda number: number >= 1, "at least 1")
+_length = _number(float, lambda number: 0 < number < math.inf, "more than 0")
+_ratio = _number(float, lambda number: 0 < number < 1, "a fraction above 0 and below 1")
+_dropout = _number(float, lambda number: 0 <= number < 1, "at least 0 and less than 1")
+
+
+def _parts(text: str) -> set[str]:
+    for name in text.split(","):
+        if name not in PARTS:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown; expected some of {','.join(PARTS)}")
+    return set(text.split(","))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,22 +60,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("recipes", nargs="*", metavar="RECIPE", help=f"of examples/ or a YAML (default: {' '.join(DEFAULT_RECIPES)})")
     add("--baseline", metavar="RECIPE", help="of those, what all are compared with (default: the first)")
-    add("--seconds", type=float, nargs="+", default=[10.0], help="clip lengths (default: 10)")
-    add("--batch-size", type=int, nargs="+", default=[8], help="clips in a batch (default: 8)")
-    add("--ratio", type=float, nargs="+", help="shares of masked tokens (default: the recipe's)")
+    add("--seconds", type=_length, nargs="+", default=[10.0], help="clip lengths (default: 10)")
+    add("--batch-size", type=_positive, nargs="+", default=[8], help="clips in a batch (default: 8)")
+    add("--ratio", type=_ratio, nargs="+", help="fractions of masked tokens (default: the recipe's)")
     add("--precision", nargs="+", default=["float32"], help="float32, bfloat16, float16 (default: float32)")
-    add("--dropout", type=float, nargs="+", help="of the layers and of the input (default: the recipe's)")
-    add("--attention-dropout", type=float, nargs="+", help="of attention weights (default: the recipe's)")
+    add("--dropout", type=_dropout, nargs="+", help="of the layers and of the input (default: the recipe's)")
+    add("--attention-dropout", type=_dropout, nargs="+", help="of attention weights (default: the recipe's)")
     add("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change the recipes that have it")
     add("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
-    add("--threads", type=int, help="of torch on the CPU (default: its own choice)")
-    add("--rounds", type=int, default=7, help="measured of each row (default: %(default)s)")
-    add("--warm-up", type=int, default=1, help="rounds before them (default: %(default)s)")
-    add("--updates", type=int, default=5, help="of fairseq's loop that are measured (default: %(default)s)")
-    add("--workers", type=int, default=1, help="of the loader (default: %(default)s)")
+    add("--threads", type=_positive, help="of torch on the CPU (default: its own choice)")
+    add("--rounds", type=_positive, default=7, help="measured of each row (default: %(default)s)")
+    add(
+        "--warm-up",
+        type=_number(int, lambda number: number >= 0, "0 or more"),
+        default=1,
+        help="rounds before them (default: %(default)s)",
+    )
+    add("--updates", type=_positive, default=5, help="of fairseq's loop that are measured (default: %(default)s)")
+    add("--workers", type=_positive, default=1, help="of the loader (default: %(default)s)")
     add("--manifest", type=Path, help="what the loader reads (default: synthetic FLACs of --seconds)")
-    add("--only", metavar="PARTS", help=f"of {','.join(PARTS)}; operations are always counted")
-    add("--skip", metavar="PARTS", help="of the same")
+    add("--only", type=_parts, metavar="PARTS", help=f"of {','.join(PARTS)}; operations are always counted")
+    add("--skip", type=_parts, default=set(), metavar="PARTS", help="of the same")
     add("--profile", action="store_true", help="also show each row's heaviest operators")
     add(
         "--sweep",
@@ -77,68 +95,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check everything that was asked for, measure, write and print."""
-    _check(args)
-    parts = _parts(args)
+    _check_outputs(args)
     import torch  # takes seconds to load, for which a look at the help should not wait
-    from tqdm import tqdm
 
     from mae_ast_fairseq import register
     from mae_ast_fairseq.benchmark.quiet import quiet
+    from mae_ast_fairseq.files import atomic_write
+    from mae_ast_fairseq.training_error import TrainingError
 
     with quiet():
         register()
         from mae_ast_fairseq.benchmark import plot, report
-        from mae_ast_fairseq.benchmark.run import num_runs, run_plan
+        from mae_ast_fairseq.benchmark.run import run_plan
 
-        plan = _plan(args, parts)
+        plan = _plan(args)
         threads = torch.get_num_threads()
         torch.set_num_threads(args.threads or threads)
         try:
-            with tqdm(total=num_runs(plan), unit=" runs", disable=None) as progress:
-                result = run_plan(plan, lambda what: print(what, file=sys.stderr, flush=True), progress.update)
+            result = run_plan(plan)
+        except TrainingError as error:
+            raise ConfigError(str(error)) from None
         finally:
             torch.set_num_threads(threads)
-        if args.out is not None:
-            _write(args.out, result)
-        if args.plot is not None:
-            plot.save(args.plot, result)
-    print(json.dumps(result, indent=2) if args.json else report.as_text(result))
+    text = json.dumps(result, indent=2)
+    if args.out is not None:
+        with atomic_write(args.out) as stream:
+            stream.write(f"{text}\n".encode())
+    if args.plot is not None:
+        plot.save(args.plot, result)
+    print(text if args.json else report.as_text(result))
     return 0
 
 
-def _plan(args: argparse.Namespace, parts: frozenset[str]) -> Any:
+def _plan(args: argparse.Namespace) -> Any:
     """Return what to measure; raises ConfigError for what is not there."""
     from mae_ast_fairseq.benchmark import loader
-    from mae_ast_fairseq.benchmark.cases import Choices, product, sizes_of, sweep
+    from mae_ast_fairseq.benchmark.cases import product, require_tokens, sweep
     from mae_ast_fairseq.benchmark.recipes import parse_setting, read_recipes
     from mae_ast_fairseq.benchmark.run import Plan
     from mae_ast_fairseq.cli.device import check_device
+    from mae_ast_fairseq.inference.encoder import PRECISIONS
 
+    parts = (set(PARTS) if args.only is None else args.only) - args.skip
+    if not parts and not args.profile:
+        raise ConfigError("--only and --skip: nothing is left to measure; expected some of " + ",".join(PARTS))
+    for precision in args.precision:
+        require_choice("--precision", precision, PRECISIONS)
     names = list(dict.fromkeys(args.recipes or DEFAULT_RECIPES))
-    settings = [parse_setting(text) for text in args.set]
-    recipes = read_recipes(names, settings)
+    recipes = read_recipes(names, [parse_setting(text) for text in args.set])
     baseline = args.baseline or names[0]
     require_choice("--baseline", baseline, names)
     if args.manifest is not None:
-        loader.manifest_data(args.manifest, args.workers)
-    choices = Choices(
-        names,
-        args.precision,
-        args.dropout or [None],
-        args.attention_dropout or [None],
-        args.ratio or [None],
-        args.seconds,
-        args.batch_size,
-    )
-    cases = sweep(choices, SWEEP_SECONDS, SWEEP_RATIOS) if args.sweep else product(choices)
+        loader.manifest_data(args.manifest)
+    choices = {
+        "precision": args.precision,
+        "dropout": args.dropout or [None],
+        "attention_dropout": args.attention_dropout or [None],
+        "mask_ratio": args.ratio or [None],
+        "seconds": args.seconds,
+        "batch_size": args.batch_size,
+    }
+    cases = sweep(names, choices, SWEEP_SECONDS, SWEEP_RATIOS) if args.sweep else product(names, choices)
     for case in cases:
-        sizes_of(recipes[case.recipe], case)
+        require_tokens(recipes[case.recipe], case)
     return Plan(
         recipes=recipes,
-        settings=settings,
+        settings=args.set,
         cases=cases,
         baseline=baseline,
-        parts=parts,
+        parts=frozenset(parts),
         device=check_device(args.device),
         num_rounds=args.rounds,
         num_warm_up=args.warm_up,
@@ -149,19 +174,11 @@ def _plan(args: argparse.Namespace, parts: frozenset[str]) -> Any:
     )
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Raise ConfigError for a number or an output that cannot be used."""
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Raise ConfigError where results could not be made or written."""
     from mae_ast_fairseq.evaluation.plots import require_matplotlib
     from mae_ast_fairseq.files import prepare_folder
-    from mae_ast_fairseq.inference.encoder import PRECISIONS
 
-    for name, (is_fine, expected) in LIMITS.items():
-        given = getattr(args, name)
-        for number in given if isinstance(given, list) else [given]:
-            if number is not None and not is_fine(number):
-                raise ConfigError(f"--{name.replace('_', '-')} {number}: expected {expected}")
-    for precision in args.precision:
-        require_choice("--precision", precision, PRECISIONS)
     if find_spec("fairseq") is None:
         raise ConfigError("fairseq is not installed, whose loss and loop are measured; install it as setup.py names it")
     if args.plot is not None:
@@ -171,26 +188,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"{option} {file}: this is a folder; expected a file to write")
         if file is not None:
             prepare_folder(option, file.parent)
-
-
-def _parts(args: argparse.Namespace) -> frozenset[str]:
-    def read(option: str, text: str | None, default: tuple[str, ...]) -> set[str]:
-        names = set(default) if text is None else set(text.split(","))
-        for name in names:
-            require_choice(option, name, PARTS)
-        return names
-
-    parts = read("--only", args.only, PARTS) - read("--skip", args.skip, ())
-    if not parts and not args.profile:
-        raise ConfigError("--only and --skip: nothing is left to measure; expected some of " + ",".join(PARTS))
-    return frozenset(parts)
-
-
-def _write(path: Path, result: dict[str, Any]) -> None:
-    from mae_ast_fairseq.files import atomic_write
-
-    with atomic_write(path) as stream:
-        stream.write((json.dumps(result, indent=2) + "\n").encode())
 
 
 def _list(numbers: tuple[float, ...]) -> str:

@@ -1,11 +1,15 @@
 """A recipe cut down to a model that steps within milliseconds, and cases of it."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig
 
 from mae_ast_fairseq.benchmark.cases import Case
-from mae_ast_fairseq.benchmark.recipes import Recipe, Setting, parse_setting, read_recipes
+from mae_ast_fairseq.benchmark.loader import Data, synthetic_data
+from mae_ast_fairseq.benchmark.recipes import Recipe, parse_setting, read_recipes
+from mae_ast_fairseq.benchmark.training import BenchmarkModel, fairseq_config
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -17,18 +21,34 @@ SMALL = (
 SMALL_DECODER = ("model.decoder_embed_dim=48", "model.decoder_layers=2")
 
 
-def small_recipes(*names: str, settings: tuple[str, ...] = ()) -> dict[str, Recipe]:
-    """Return recipes with a model of two layers, by the names given."""
-    return read_recipes(names, small_settings(*names, settings=settings))
-
-
-def small_settings(*names: str, settings: tuple[str, ...] = ()) -> list[Setting]:
-    """Return what makes recipes small, and other settings."""
-    decoder = SMALL_DECODER if any(name.startswith("mae_ast") for name in names) else ()
-    return [parse_setting(text) for text in (*SMALL, *decoder, *settings)]
+def small_recipe(name: str = "mae_ast_patch", *settings: str) -> Recipe:
+    """Return a recipe with a model of two layers."""
+    decoder = SMALL_DECODER if name.startswith("mae_ast") else ()
+    return read_recipes([name], [parse_setting(text) for text in (*SMALL, *decoder, *settings)])[name]
 
 
 def small_case(recipe: str = "mae_ast_patch", **changes: Any) -> Case:
     """Return a case of one second and two clips, without dropout."""
     case = Case(recipe, "float32", dropout=0.0, attention_dropout=0.0, mask_ratio=None, seconds=1.0, batch_size=2)
     return case._replace(**changes)
+
+
+def small_config(
+    folder: Path, case: Case, *settings: str, data: Data | None = None, num_workers: int = 0
+) -> DictConfig:
+    """Return fairseq's config of a case of a small recipe."""
+    return fairseq_config(
+        small_recipe(case.recipe, *settings),
+        case,
+        CPU,
+        data=data or synthetic_data(folder, case, case.batch_size),
+        save_dir=folder,
+        num_workers=num_workers,
+    )
+
+
+def small_model(folder: Path, case: Case, *settings: str) -> tuple[BenchmarkModel, dict[str, Any]]:
+    """Return the model and the batch of a case of a small recipe."""
+    cfg = small_config(folder, case, *settings)
+    model = BenchmarkModel(cfg)
+    return model, model.make_sample(cfg)

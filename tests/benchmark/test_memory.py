@@ -1,57 +1,53 @@
-import json
+import os
 import subprocess
-from typing import Any
+import sys
 
 import pytest
+import torch
 
-from mae_ast_fairseq.benchmark import limits, memory
-from tests.benchmark.small import CPU, small_case, small_settings
+from mae_ast_fairseq.benchmark.memory import or_error
 
-SETTINGS = small_settings("mae_ast_patch")
+ALLOCATE = """
+import torch
+from mae_ast_fairseq.benchmark import memory
+memory._bytes_of = lambda file, name: 2**28 if name == "MemAvailable" else _bytes_of(file, name)
+_bytes_of = lambda file, name: 2**29
+with memory.limited_memory():
+    print(memory.or_error(lambda: len(torch.ones(2**20))), memory.or_error(lambda: torch.empty(2**31)))
+print(len(torch.empty(2**29)))
+"""
 
 
-@pytest.mark.slow
-def test_a_process_of_its_own_measures_more_for_larger_batches() -> None:
-    small, large = (
-        memory.measure(small_case(batch_size=size, seconds=4.0), SETTINGS, CPU, num_threads=1) for size in (4, 32)
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+    ],
+)
+def test_a_lack_of_memory_is_a_result(error: Exception) -> None:
+    def fails() -> None:
+        raise error
+
+    assert or_error(fails)["error"].startswith("not enough memory")
+    assert or_error(lambda: 5) == 5
+
+
+def test_other_errors_are_not_hidden() -> None:
+    def fails() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        or_error(fails)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_is_not_free_is_refused_for_a_while() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", ALLOCATE], env=environment, capture_output=True, text=True, check=True
     )
-    # Forward keeps 8 times as much; temporaries make it no more than twice what is kept.
-    assert 4 < large["step_bytes"] / small["step_bytes"] < 12
-    assert small["static_bytes"] == large["static_bytes"]
-    assert large["peak_bytes"] > large["step_bytes"] + large["static_bytes"]
-
-
-def reply(code: int, text: str = "") -> Any:
-    return lambda *args, **kwargs: subprocess.CompletedProcess(args, code, text, "the reason")
-
-
-def test_a_killed_process_is_an_error_of_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", reply(-9))
-    assert memory.measure(small_case(), [], CPU, 1) == {"error": "not enough memory: the process was killed"}
-
-
-def test_a_process_that_fails_otherwise_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", reply(1))
-    with pytest.raises(RuntimeError, match="the reason"):
-        memory.measure(small_case(), [], CPU, 1)
-
-
-def test_the_last_line_is_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "run", reply(0, 'some log\n{"step_bytes": 5}\n'))
-    assert memory.measure(small_case(), [], CPU, 1) == {"step_bytes": 5}
-
-
-def test_a_size_that_does_not_fit_is_told_before_it_is_tried(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(limits, "available_bytes", lambda device: 1000)
-    monkeypatch.setattr(memory, "_volunteer", lambda: None)
-    request = {
-        "case": small_case()._asdict(),
-        "settings": [setting._asdict() for setting in SETTINGS],
-        "device": "cpu",
-        "num_threads": 1,
-    }
-    monkeypatch.setattr(json, "load", lambda stream: request)
-    assert memory.main() == 0
-    assert json.loads(capsys.readouterr().out)["error"].startswith("not enough memory: needs about ")
+    limited, after = result.stdout.splitlines()
+    assert limited.startswith("1048576 {'error': \"not enough memory: ")
+    assert after == str(2**29)

@@ -1,21 +1,13 @@
-from typing import Any
+from pathlib import Path
 
 import pytest
 import torch
 
-from mae_ast_fairseq.benchmark.cases import make_sample
-from mae_ast_fairseq.benchmark.operations import Counter, count
-from mae_ast_fairseq.benchmark.steps import BenchmarkModel
-from tests.benchmark.small import CPU, small_case, small_recipes
+from mae_ast_fairseq.benchmark.operations import DispatchCounter, count
+from tests.benchmark.small import small_case, small_model
 
 LAYERS, WIDTH, FFN, PATCH = 2, 48, 96, 256  # of the small recipes
 NUM_TOKENS, NUM_VISIBLE, NUM_MASKED, BATCH = 48, 12, 36, 2
-
-
-def built(**changes: Any) -> tuple[BenchmarkModel, dict[str, Any]]:
-    case = small_case(**changes)
-    recipe = small_recipes(case.recipe)[case.recipe]
-    return BenchmarkModel(recipe, case.model_key, CPU), make_sample(recipe, case, CPU)
 
 
 def linear_flops(tokens: int) -> int:
@@ -40,61 +32,45 @@ def expected() -> dict[str, int]:
         + attention_flops(NUM_MASKED, NUM_TOKENS)
     )
     return {
-        "forward": projection + linear + attention + scores,
+        "forward_flops": projection + linear + attention + scores,
         # Input and target need no gradient; fused attention's backward is five products, forward's two.
-        "backward": projection + 2 * linear + attention * 5 // 2 + scores,
-        "inference": 2 * NUM_TOKENS * PATCH * WIDTH
+        "backward_flops": projection + 2 * linear + attention * 5 // 2 + scores,
+        "inference_flops": 2 * NUM_TOKENS * PATCH * WIDTH
         + LAYERS * (linear_flops(NUM_TOKENS) + attention_flops(NUM_TOKENS, NUM_TOKENS)),
     }
 
 
-def test_operations_are_those_of_the_formula() -> None:
-    counted = count(*built())
+def test_operations_are_those_of_the_formula(tmp_path: Path) -> None:
+    counted = count(*small_model(tmp_path, small_case()))
     by_hand = {name: BATCH * flops for name, flops in expected().items()}
-    assert counted.forward_flops == by_hand["forward"]
-    assert counted.backward_flops == by_hand["backward"]
-    assert counted.inference_flops == by_hand["inference"]
-    assert counted.step_flops == by_hand["forward"] + by_hand["backward"]
+    assert {name: counted[name] for name in by_hand} == by_hand
+    assert counted["step_flops"] == by_hand["forward_flops"] + by_hand["backward_flops"]
 
 
 @pytest.mark.parametrize("recipe", ["mae_ast_patch", "ssast_patch"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("attention_dropout", [0.0, 0.1])
 def test_a_step_on_fake_tensors_dispatches_what_a_real_one_does(
-    recipe: str, precision: str, attention_dropout: float
+    tmp_path: Path, recipe: str, precision: str, attention_dropout: float
 ) -> None:
-    trainee, sample = built(recipe=recipe, precision=precision, attention_dropout=attention_dropout)
-    counted = count(trainee, sample)
-    with Counter() as real:
-        trainee.forward(sample).backward()
-    assert (counted.dispatched, counted.step_flops) == (real.dispatched, real.flops)
+    case = small_case(recipe, precision=precision, attention_dropout=attention_dropout)
+    trained, sample = small_model(tmp_path, case)
+    counted = count(trained, sample)
+    with DispatchCounter() as real:
+        trained.criterion(trained.model.train(), sample)[0].backward()
+    assert counted["dispatched"] == real.dispatched
 
 
-def test_counting_leaves_the_model_as_it_was() -> None:
-    trainee, sample = built(seconds=30.0)  # longer than the table of positions
-    before = {name: tensor.clone() for name, tensor in trainee.model.state_dict().items()}
-    count(trainee, sample)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainee.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in trainee.parameters)
-    assert trainee.forward(sample).isfinite()
+def test_counting_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    trained, sample = small_model(tmp_path, small_case(seconds=30.0))  # longer than the table of positions
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    count(trained, sample)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in trained.model.parameters())
+    assert trained.criterion(trained.model, sample)[0].isfinite()
 
 
-def test_as_many_operations_for_any_batch_size() -> None:
-    trainee, sample = built(batch_size=4)
-    _, larger = built(batch_size=32)
-    assert count(trainee, sample).dispatched == count(trainee, larger).dispatched
-
-
-def test_kept_bytes_are_those_of_a_real_step() -> None:
-    trainee, sample = built(batch_size=3)
-    weights = {tensor.untyped_storage().data_ptr() for tensor in trainee.model.state_dict(keep_vars=True).values()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        trainee.forward(sample)
-    real = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
-    assert count(trainee, sample).kept_bytes == pytest.approx(real, rel=0.02)
+def test_as_many_operations_for_any_batch_size(tmp_path: Path) -> None:
+    small, large = (count(*small_model(tmp_path, small_case(batch_size=size))) for size in (4, 32))
+    assert small["dispatched"] == large["dispatched"]
+    assert large["step_flops"] == 8 * small["step_flops"]

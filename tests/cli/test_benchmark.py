@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mae_ast_fairseq.benchmark import limits, loader, memory, run, timing
+from mae_ast_fairseq.benchmark import loader, run, timing
 from mae_ast_fairseq.cli import benchmark
 from mae_ast_fairseq.errors import ConfigError
 from tests.benchmark.small import SMALL, SMALL_DECODER
@@ -23,7 +23,6 @@ QUICK = [
     *(f"--set={setting}" for setting in (*SMALL, *SMALL_DECODER)),
 ]
 PAIR = ["mae_ast_patch", "ssast_patch"]
-MEMORY = {"step_bytes": 3 * 2**20, "peak_bytes": 2**30, "static_bytes": 2**21}
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +30,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "SQUARES", (64,))
     monkeypatch.setattr(run, "NUM_LOADER_BATCHES", 2)
     monkeypatch.setattr(loader, "NUM_FILES", 2)
-    monkeypatch.setattr(timing, "MIN_PRODUCT_FLOPS", 1e6)
-    monkeypatch.setattr(memory, "measure", lambda *args: dict(MEMORY))  # tests/benchmark has the processes
+    monkeypatch.setattr(timing, "MIN_PRODUCT_SECONDS", 1e-4)
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -50,6 +48,7 @@ def test_json_table_and_picture_have_every_row(tmp_path: Path, capsys: pytest.Ca
     picture, file = tmp_path / "new" / "a.png", tmp_path / "a.json"
     sizes = ["--seconds", "0.5", "1", "--baseline", "ssast_patch", "--attention-dropout", "0"]
     sizes += ["--profile", "--skip", "loader,fairseq"]
+    # SSAST has no decoder: a setting of one recipe alone does no harm to the other's rows.
     text = measure(capsys, *PAIR, *sizes, "--plot", str(picture), "--out", str(file))
     result = json.loads(file.read_text())
     rows = result["rows"]
@@ -57,21 +56,19 @@ def test_json_table_and_picture_have_every_row(tmp_path: Path, capsys: pytest.Ca
     for row in rows:
         assert row["time"]["update"]["q1"] <= row["time"]["update"]["median"] <= row["time"]["update"]["q3"]
         assert row["attention_dropout"] == 0
-        assert row["memory"] == MEMORY
-        assert row["times_less_memory"] == 1.0
         assert set(row["share_of_rate"]) == {"forward_backward", "inference"}
         assert 0 < len(row["profile"]) <= 15
     assert [row["times_faster"]["update"]["median"] for row in rows[1::2]] == [1.0, 1.0]
-    assert (
-        rows[2]["times_fewer_operations"] == rows[3]["operations"]["step_flops"] / rows[2]["operations"]["step_flops"]
-    )
+    ours, theirs = rows[2:]
+    assert ours["times_fewer_operations"] == theirs["operations"]["step_flops"] / ours["operations"]["step_flops"]
+    assert ours["times_less_memory"] == theirs["memory"]["step_bytes"] / ours["memory"]["step_bytes"]
     assert [found["equal"] for found in result["dispatch"]] == [True, True]
-    assert [found["to_seconds"] for found in result["scaling"]] == [1.0, 1.0]
     assert result["machine"]["torch"] == torch.__version__
     assert picture.stat().st_size > 10_000
-    titles = ("time per batch", "throughput", "operations counted", "matrix products", "peak memory", "dispatched in")
-    for title in (*titles, "of longer clips", "heaviest operators"):
-        assert text.count(title) >= 1
+    for title in ("time per batch", "times as fast", "operations counted", "matrix products", "peak memory"):
+        assert title in text
+    assert text.count("heaviest operators") == 4
+    assert "operations dispatched in" in text
 
 
 def test_the_loops_are_in_json_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,8 +78,8 @@ def test_the_loops_are_in_json_and_table(tmp_path: Path, capsys: pytest.CaptureF
     assert result["loader"][0]["clips_per_second_per_worker"] > 0
     assert 0 < result["loader"][0]["wait_share"] < 1
     assert 0 < result["fairseq"][0]["other_share"] < 1
-    assert "loader alone" in text
-    assert "fairseq's loop on a synthetic batch" in text
+    assert "the loader alone" in text
+    assert "fairseq's loop on one batch" in text
 
 
 def test_json_and_parts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,21 +94,30 @@ def test_json_and_parts(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_row_too_large_is_told_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(limits, "available_bytes", lambda device: 60 * 2**20)
+    time = run.BenchmarkModel.time
+
+    def too_large(model: run.BenchmarkModel, sample: dict[str, Any]) -> dict[str, float]:
+        if sample["net_input"]["source"].shape[1] > 100:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return time(model, sample)
+
+    monkeypatch.setattr(run.BenchmarkModel, "time", too_large)
     text = measure(capsys, "mae_ast_patch", "--seconds", "0.5", "10", "--only", "time")
-    lines = [line for line in text.splitlines() if "not enough memory: needs about" in line]
-    assert len(lines) == 2  # time, throughput
+    assert text.count("not enough memory: DefaultCPUAllocator") == 1
     assert "1.00x" in text
 
 
 def test_fairseq_s_loop_too_large_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(limits, "available_bytes", lambda device: 1000)
+    def fails(*args: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(run.BenchmarkModel, "run_loop", fails)
     text = measure(capsys, "mae_ast_patch", "--only", "fairseq", "--seconds", "0.5")
-    assert text.count("not enough memory: needs about") == 1
+    assert text.count("not enough memory") == 1
 
 
 def test_a_sweep_plans_two_lines() -> None:
-    plan = benchmark._plan(parse("mae_ast_frame", "--sweep", "--ratio", "0.75"), frozenset())
+    plan = benchmark._plan(parse("mae_ast_frame", "--sweep", "--ratio", "0.75"))
     assert [case.seconds for case in plan.cases] == [5, 10, 20, 40, 60, 10, 10, 10, 10, 10]
     assert [case.mask_ratio for case in plan.cases[5:]] == [0.5, 0.6, 0.7, 0.8, 0.9]
 
@@ -127,18 +133,7 @@ def test_a_sweep_plans_two_lines() -> None:
         (["--set", "model.encoder_layer=2"], "--set model.encoder_layer: no such field"),
         (["--set", "encoder_layers=2"], "--set encoder_layers=2: expected section.field=value"),
         (["--set", "model.encoder_embed_dim=7"], "model.encoder_embed_dim: 7 cannot be divided"),
-        (["--seconds", "0"], "--seconds 0.0: expected more than 0"),
-        (["--seconds", "nan"], "--seconds nan: expected more than 0"),
         (["--seconds", "0.01"], "--seconds 0.01: gives 0 tokens"),
-        (["--ratio", "1"], "--ratio 1.0: expected a share"),
-        (["--dropout", "1"], "--dropout 1.0: expected at least 0 and less than 1"),
-        (["--attention-dropout", "-1"], "--attention-dropout -1.0: expected at least 0"),
-        (["--batch-size", "4", "0"], "--batch-size 0: expected at least 1"),
-        (["--rounds", "0"], "--rounds 0: expected at least 1"),
-        (["--warm-up", "-1"], "--warm-up -1: expected 0 or more"),
-        (["--workers", "0"], "--workers 0: expected at least 1"),
-        (["--threads", "0"], "--threads 0: expected at least 1"),
-        (["--only", "speed"], "--only: 'speed' is unknown; expected one of dispatch, fairseq, loader, memory, time"),
         (["--only", "time", "--skip", "time"], "nothing is left to measure"),
         (["--manifest", "/nowhere/a.tsv"], "--manifest /nowhere/a.tsv: there is no such file"),
         (["--out", "/"], "--out /: this is a folder"),
@@ -149,6 +144,32 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
         benchmark.run(parse(*arguments))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "0"], "--seconds: 0: expected more than 0"),
+        (["--seconds", "nan"], "--seconds: nan: expected more than 0"),
+        (["--seconds", "long"], "--seconds: invalid float value: 'long'"),
+        (["--ratio", "1"], "--ratio: 1: expected a fraction"),
+        (["--dropout", "1"], "--dropout: 1: expected at least 0 and less than 1"),
+        (["--attention-dropout", "-1"], "--attention-dropout: -1: expected at least 0"),
+        (["--batch-size", "4", "0"], "--batch-size: 0: expected at least 1"),
+        (["--rounds", "0"], "--rounds: 0: expected at least 1"),
+        (["--warm-up", "-1"], "--warm-up: -1: expected 0 or more"),
+        (["--workers", "0"], "--workers: 0: expected at least 1"),
+        (["--threads", "0"], "--threads: 0: expected at least 1"),
+        (["--only", "speed"], "--only: 'speed' is unknown; expected some of time,memory,dispatch,loader,fairseq"),
+    ],
+)
+def test_bad_numbers_are_refused_by_the_parser(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(*arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_nothing_is_measured_before_all_is_known_to_be_fine(monkeypatch: pytest.MonkeyPatch) -> None:
