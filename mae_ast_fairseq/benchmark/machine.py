@@ -4,10 +4,10 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import fairseq
 import torch
 
 import mae_ast_fairseq
@@ -23,7 +23,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "fairseq": _fairseq(),
+        "fairseq": fairseq.__version__,
         "mae_ast_fairseq": mae_ast_fairseq.__version__,
         "commit": _commit(Path(mae_ast_fairseq.__file__).parent),
     }
@@ -35,15 +35,6 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def _fairseq() -> str | None:
-    for distribution in ("fairseq", "ve-fairseq"):
-        try:
-            return f"{distribution} {version(distribution)}"
-        except PackageNotFoundError:
-            continue
-    return None
 
 
 def _commit(folder: Path) -> str | None:

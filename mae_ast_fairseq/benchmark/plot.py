@@ -80,21 +80,21 @@ def _figure(result: dict[str, Any]) -> Any:
 
 
 def _draw(ax: Any, rows: list[Row], axis: str, value: str) -> dict[str, Any]:
-    """Draw a panel; return its lines by what they are called: the recipe, and what differs between lines."""
-    kinds = [dict.fromkeys(row[name] for row in rows) for name in SAME]
-    recipes, settings = list(kinds[0]), list(dict.fromkeys(tuple(row[name] for name in SAME[1:]) for row in rows))
+    """Draw a panel; return its lines by what they are called: what differs between lines."""
+    kinds = list(dict.fromkeys(tuple(row[name] for name in SAME) for row in rows))
+    differing = [place for place in range(len(SAME)) if len({kind[place] for kind in kinds}) > 1] or [0]
     handles = {}
     drawn = lines(rows, axis, value)
     for kind, line in drawn.items():
-        differing = [f"{name} {own}" for name, own, all_ in zip(SAME, kind, kinds, strict=True) if len(all_) > 1]
+        number = kinds.index(kind)
         (handle,) = ax.plot(
             *zip(*line.points, strict=True),
-            color=COLOURS[recipes.index(kind[0]) % len(COLOURS)],
-            linestyle=STYLES[settings.index(kind[1:]) % len(STYLES)],
+            color=COLOURS[number % len(COLOURS)],
+            linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
             marker="o",
             markersize=4,
         )
-        handles[", ".join(differing) or kind[0]] = handle
+        handles[", ".join(f"{SAME[place]} {kind[place]}" for place in differing)] = handle
     fixed = sorted({line.fixed for line in drawn.values()})
     ax.set_title(f"{_LABELS[_OTHER[axis]]}: {', '.join(f'{number:g}' for number in fixed)}", fontsize="medium")
     ax.set_ylim(bottom=0)

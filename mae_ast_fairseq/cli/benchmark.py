@@ -101,7 +101,6 @@ def run(args: argparse.Namespace) -> int:
     from mae_ast_fairseq import register
     from mae_ast_fairseq.benchmark.quiet import quiet
     from mae_ast_fairseq.files import atomic_write
-    from mae_ast_fairseq.training_error import TrainingError
 
     with quiet():
         register()
@@ -113,8 +112,6 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads or threads)
         try:
             result = run_plan(plan)
-        except TrainingError as error:
-            raise ConfigError(str(error)) from None
         finally:
             torch.set_num_threads(threads)
     text = json.dumps(result, indent=2)

@@ -10,7 +10,7 @@ import torch
 
 from mae_ast_fairseq.benchmark import loader, run, timing
 from mae_ast_fairseq.cli import benchmark
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, UserError
 from tests.benchmark.small import SMALL, SMALL_DECODER
 
 QUICK = [
@@ -140,7 +140,7 @@ def test_a_sweep_plans_two_lines() -> None:
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         benchmark.run(parse(*arguments))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
