@@ -20,7 +20,7 @@ from mae_ast_fairseq.benchmark.profiling import heaviest_operators, peak_memory
 from mae_ast_fairseq.benchmark.recipes import Recipe
 from mae_ast_fairseq.benchmark.results import Row
 from mae_ast_fairseq.benchmark.timing import Measurement, Product, round_robin, spread, time_product
-from mae_ast_fairseq.benchmark.training import BenchmarkModel, fairseq_config
+from mae_ast_fairseq.benchmark.training import BenchmarkModel, fairseq_config, make_sample
 from mae_ast_fairseq.inference.encoder import PRECISIONS
 
 SQUARES = (2048, 4096)  # sides of the matrix products measured beside those of the models' own sizes
@@ -67,7 +67,7 @@ class Bench:
             self._models[case.model_key] = self.build(case, data)
         model = self._models[case.model_key]
         if case not in self._samples:
-            self._samples[case] = model.make_sample(self._config(case, data))
+            self._samples[case] = make_sample(self._config(case, data))
         return model, self._samples[case]
 
     def clear(self) -> None:

@@ -16,6 +16,7 @@ from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
 from omegaconf import DictConfig, OmegaConf
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.benchmark import timer
 
 from mae_ast_fairseq.benchmark.cases import Case
@@ -85,6 +86,17 @@ def _model_fields(recipe: Recipe, case: Case) -> dict[str, Any]:
     return fields | {name: value for name, value in chosen.items() if name in fields and value is not None}
 
 
+def make_sample(cfg: DictConfig) -> dict[str, Any]:
+    """Return a batch as the loader would bring it, on the device of the config."""
+    task = tasks.setup_task(cfg.task)
+    with FakeTensorMode():
+        task.build_model(cfg.model)  # for its tokens and masks alone: its weights take neither time nor memory
+    task.load_dataset(cfg.dataset.train_subset)
+    dataset = task.dataset(cfg.dataset.train_subset)
+    sample = dataset.collater([dataset[index] for index in range(cfg.dataset.batch_size)])
+    return sample if cfg.common.cpu else utils.move_to_cuda(sample)
+
+
 class BenchmarkModel:
     """A model with criterion and optimiser inside fairseq's trainer, whose parts are timed."""
 
@@ -110,14 +122,6 @@ class BenchmarkModel:
     def model(self) -> Any:
         """The model itself."""
         return self.trainer.model
-
-    def make_sample(self, cfg: DictConfig) -> dict[str, Any]:
-        """Return a batch of the config's size and mask ratio on the model's device, as the loader would bring it."""
-        self.task.model_cfg = cfg.model
-        self.task.load_dataset(cfg.dataset.train_subset, task_cfg=cfg.task)
-        dataset = self.task.dataset(cfg.dataset.train_subset)
-        sample = dataset.collater([dataset[index] for index in range(cfg.dataset.batch_size)])
-        return utils.move_to_cuda(sample) if self.trainer.cuda else sample
 
     def time(self, sample: dict[str, Any]) -> dict[str, float]:
         """Take one update and one inference; return the seconds of their parts, without what fairseq adds to them."""

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from mae_ast_fairseq.benchmark.cases import Case
 from mae_ast_fairseq.benchmark.loader import Data, synthetic_data
 from mae_ast_fairseq.benchmark.recipes import Recipe, parse_setting, read_recipes
-from mae_ast_fairseq.benchmark.training import BenchmarkModel, fairseq_config
+from mae_ast_fairseq.benchmark.training import BenchmarkModel, fairseq_config, make_sample
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -50,5 +50,4 @@ def small_config(
 def small_model(folder: Path, case: Case, *settings: str) -> tuple[BenchmarkModel, dict[str, Any]]:
     """Return the model and the batch of a case of a small recipe."""
     cfg = small_config(folder, case, *settings)
-    model = BenchmarkModel(cfg)
-    return model, model.make_sample(cfg)
+    return BenchmarkModel(cfg), make_sample(cfg)
