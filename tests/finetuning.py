@@ -42,16 +42,16 @@ def write_tones(
     folder: Path, *, num_train: int = 24, num_valid: int = 9, names: Sequence[str] = tuple(PITCHES)
 ) -> Path:
     """Write clips of 0.3 to 0.6 s, each a tone in noise, with manifests and labels; return the folder."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     audio = folder / "audio"
     audio.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", num_train), ("valid", num_valid)):
         lines, labels = [str(audio)], []
         for clip in range(count):
             name = list(PITCHES)[clip % len(PITCHES)]
-            time = np.arange(int(draws.uniform(0.3, 0.6) * 16_000)) / 16_000
-            tone = 0.3 * np.sin(2 * np.pi * PITCHES[name] * draws.uniform(0.9, 1.1) * time)
-            sf.write(audio / f"{split}{clip}.wav", tone + 0.02 * draws.standard_normal(len(time)), 16_000)
+            time = np.arange(int(rng.uniform(0.3, 0.6) * 16_000)) / 16_000
+            tone = 0.3 * np.sin(2 * np.pi * PITCHES[name] * rng.uniform(0.9, 1.1) * time)
+            sf.write(audio / f"{split}{clip}.wav", tone + 0.02 * rng.standard_normal(len(time)), 16_000)
             lines.append(f"{split}{clip}.wav\t{len(time)}")
             labels.append(name)
         (folder / f"{split}.tsv").write_text("\n".join([*lines, ""]))

@@ -30,15 +30,15 @@ BY_SPEAKER = ("--group-pattern", "_([a-z]+)_", "--split", "train", "test")
 
 def write_corpus(folder: Path, splits: dict[str, int]) -> Path:
     """Write tones of three pitches by four speakers, so many takes each, as {pitch}_{speaker}_{take}.wav."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for split, takes in splits.items():
         lines, labels = [str(folder)], []
         for name, pitch in PITCHES.items():
             for place, speaker in enumerate(SPEAKERS):
                 for take in range(takes):
-                    time = np.arange(int(draws.uniform(0.2, 0.3) * 16_000)) / 16_000
-                    wave = 0.3 * np.sin(2 * np.pi * pitch * draws.uniform(0.95, 1.05) * time)
-                    wave += 0.02 * (place + 1) * draws.standard_normal(len(time))
+                    time = np.arange(int(rng.uniform(0.2, 0.3) * 16_000)) / 16_000
+                    wave = 0.3 * np.sin(2 * np.pi * pitch * rng.uniform(0.95, 1.05) * time)
+                    wave += 0.02 * (place + 1) * rng.standard_normal(len(time))
                     sf.write(folder / f"{name}_{speaker}_{split}{take}.wav", wave, 16_000)
                     lines.append(f"{name}_{speaker}_{split}{take}.wav\t{len(time)}")
                     labels.append(name)

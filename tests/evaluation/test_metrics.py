@@ -18,16 +18,16 @@ from mae_ast_fairseq.evaluation.metrics import AUC_MARGIN, METRICS, Metric, eval
 
 @pytest.fixture
 def single():
-    draws = np.random.default_rng(0)
-    targets = draws.choice(5, size=400, p=[0.5, 0.2, 0.15, 0.1, 0.05])
-    return draws.standard_normal((400, 5)) + 1.5 * np.eye(5)[targets], targets
+    rng = np.random.default_rng(0)
+    targets = rng.choice(5, size=400, p=[0.5, 0.2, 0.15, 0.1, 0.05])
+    return rng.standard_normal((400, 5)) + 1.5 * np.eye(5)[targets], targets
 
 
 @pytest.fixture
 def multi():
-    draws = np.random.default_rng(1)
-    targets = (draws.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]).astype(np.float32)
-    return (draws.standard_normal((300, 6)) + targets).round(1), targets  # rounded: with ties
+    rng = np.random.default_rng(1)
+    targets = (rng.random((300, 6)) < [0.5, 0.3, 0.2, 0.1, 0.05, 0.02]).astype(np.float32)
+    return (rng.standard_normal((300, 6)) + targets).round(1), targets  # rounded: with ties
 
 
 def test_single_label_metrics_are_scikit_learns(single):

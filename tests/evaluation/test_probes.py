@@ -11,16 +11,16 @@ from mae_ast_fairseq.evaluation import probes
 from mae_ast_fairseq.evaluation.probes import CLASSIFIERS, Candidate, Choice, Setting
 from mae_ast_fairseq.evaluation.splits import ProbeData, Split
 
-DRAWS = np.random.default_rng(0)
+RNG = np.random.default_rng(0)
 ONE = Candidate("mean", "1")
 
 
 def clusters(num_clips: int, noise: float, seed: int, num_classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Return features [N, 12] around a centre for each class, and class numbers [N]."""
-    draws = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).standard_normal((num_classes, 12))
     targets = np.arange(num_clips) % num_classes
-    return (centres[targets] + noise * draws.standard_normal((num_clips, 12))).astype(np.float32), targets
+    return (centres[targets] + noise * rng.standard_normal((num_clips, 12))).astype(np.float32), targets
 
 
 def split(num_clips: int) -> Split:
@@ -59,10 +59,10 @@ def test_no_floor_alone_is_standardising() -> None:
 
 
 def test_what_hides_in_small_variances_is_found_by_a_small_floor() -> None:
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     targets = np.arange(400) % 2
-    loud = draws.standard_normal((400, 1))
-    quiet = 0.02 * (2 * targets[:, None] - 1) + 0.005 * draws.standard_normal((400, 1))
+    loud = rng.standard_normal((400, 1))
+    quiet = 0.02 * (2 * targets[:, None] - 1) + 0.005 * rng.standard_normal((400, 1))
     features = np.hstack([loud, loud + quiet])
     whole = probes.score_settings("linear", features[:200], targets[:200], features[200:], 2)
     accuracy = {setting: (scores.argmax(1) == targets[200:]).mean() for setting, scores in whole.items()}
@@ -174,7 +174,7 @@ def test_one_varying_label_is_learnt_right_way_round() -> None:
 
 
 def test_candidates_are_layers_alone_several_and_all_one_after_another() -> None:
-    values = {"mean": DRAWS.standard_normal((5, 3, 4)), "bands": DRAWS.standard_normal((5, 3, 8))}
+    values = {"mean": RNG.standard_normal((5, 3, 4)), "bands": RNG.standard_normal((5, 3, 8))}
     found = probes.candidates_of(values, ["1", "3", "all", "3,1"])
     assert list(found) == [Candidate(name, layer) for name in values for layer in ("1", "3", "all", "3,1")]
     for name, layers in values.items():
@@ -205,9 +205,9 @@ def test_the_layer_that_knows_the_classes_is_chosen_and_tested(classifier: str) 
 
 
 def test_what_layers_know_together_is_found_in_all_of_them() -> None:
-    draws = np.random.default_rng(0)
-    bits = draws.integers(0, 2, (180, 2))
-    layers = (2 * bits - 1)[:, :, None] + 0.2 * draws.standard_normal((180, 2, 3))
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (180, 2))
+    layers = (2 * bits - 1)[:, :, None] + 0.2 * rng.standard_normal((180, 2, 3))
     data = ProbeData(2 * bits[:, 0] + bits[:, 1], list("abcd"))
     for classifier in CLASSIFIERS:
         candidates = probes.candidates_of({"mean": layers}, ["1", "2", "all"])

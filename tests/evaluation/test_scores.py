@@ -13,10 +13,10 @@ from mae_ast_fairseq.evaluation.scores import bootstrap, class_metrics, confusio
 @pytest.fixture
 def single() -> tuple[np.ndarray, np.ndarray]:
     """Scores and class numbers of 200 clips, of which 150 are told right; none is of the last class."""
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     targets = np.arange(200) % 4
     predicted = np.where(np.arange(200) < 150, targets, (targets + 1) % 4)
-    return draws.random((200, 5)) + 2 * np.eye(5)[predicted], targets
+    return rng.random((200, 5)) + 2 * np.eye(5)[predicted], targets
 
 
 def test_the_interval_of_an_accuracy_is_that_of_a_binomial(single) -> None:

@@ -18,9 +18,9 @@ from tests.finetuning import QUICK, RECIPE, finetune, write_tones
 from tests.processes import run_two
 from tests.training import SMALL, build, train
 
-DRAWS = np.random.default_rng(0)
-SCORES = torch.from_numpy(DRAWS.random((20, 4), dtype=np.float32))
-TARGETS = torch.from_numpy((DRAWS.random((20, 4)) < 0.3).astype(np.float32))
+RNG = np.random.default_rng(0)
+SCORES = torch.from_numpy(RNG.random((20, 4), dtype=np.float32))
+TARGETS = torch.from_numpy((RNG.random((20, 4)) < 0.3).astype(np.float32))
 
 
 def whole_set(*batches):
@@ -87,7 +87,7 @@ def test_two_processes_measure_what_one_does(tmp_path):
 
 # --- whether the encoder has collapsed
 
-TOKENS = torch.from_numpy(DRAWS.normal(0.5, 1, (6, 10, 8)).astype(np.float32))
+TOKENS = torch.from_numpy(RNG.normal(0.5, 1, (6, 10, 8)).astype(np.float32))
 
 
 def health(*batches, num_batches=2, has_gain=True):
