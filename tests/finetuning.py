@@ -95,7 +95,7 @@ def validate(checkpoint: Path, data: Path | str, *overrides: str) -> dict[str, d
 
     with recorded(MaeAstClassificationTask, [], keep):
         hydra_validate.validate(
-            config(RECIPE, f"task.data={data}", *QUICK, f"+common_eval.path={checkpoint}", *overrides)
+            config(RECIPE, f"task.data={data}", *QUICK, f"++common_eval.path={checkpoint}", *overrides)
         )
     return shown
 

@@ -193,7 +193,7 @@ class MaeAstClassificationTask(AudioTask):
         """Batch a dataset, which begins scores of its own."""
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         num_batches = len(iterator)
-        last = self._setting("..dataset.max_valid_steps")  # counted from 0
+        last = self._run_setting("dataset.max_valid_steps")  # counted from 0
         self._scores = ValidationScores(
             self.cfg.multi_label, num_batches if last is None else min(num_batches, last + 1)
         )

@@ -143,7 +143,7 @@ def test_fairseqs_validation_command_shows_every_metric_of_the_whole_set(finetun
 
 
 def test_a_validation_of_a_few_batches_shows_the_metrics_of_these(tones):
-    run = finetune(tones, "optimization.max_update=1", "dataset.batch_size=4", "+dataset.max_valid_steps=1")
+    run = finetune(tones, "optimization.max_update=1", "dataset.batch_size=4", "++dataset.max_valid_steps=1")
     assert set(METRICS) <= set(run.logged["valid"][0])
 
 
