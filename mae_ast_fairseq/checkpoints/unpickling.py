@@ -34,8 +34,8 @@ def read_content(path: Path) -> Mapping[str, Any]:
         with path.open("rb") as file:
             start = file.read(_LENGTH_BYTES + 1)
     except OSError as error:
-        remedy = "name a file that is there and may be read, such as checkpoint_best.pt"
-        refuse(path, f"it cannot be read ({error.strerror or error})", "a checkpoint", remedy)
+        found = f"it cannot be read ({error.strerror or error})" if path.exists() else "there is no such file"
+        refuse(path, found, "a checkpoint", "name a file that is there and may be read, such as checkpoint_best.pt")
     if start[_LENGTH_BYTES:] == b"{":
         return _read_safetensors(path)
     return section(path, {"content": _unpickle(path)}, "content")

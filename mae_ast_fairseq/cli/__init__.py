@@ -1,17 +1,13 @@
 """The `mae-ast` command: one file a subcommand, each imported only when it is wanted.
 
-A command's module has HELP (one line), EXAMPLE (a command line), `add_arguments(parser)` and
-`run(args) -> exit code`.
+A command's module has EXAMPLE (a command line), `add_arguments(parser)` and `run(args) -> exit code`.
 """
 
 import argparse
-import ast
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import NoReturn
 
 from mae_ast_fairseq import __version__
@@ -20,19 +16,20 @@ from mae_ast_fairseq.errors import UserError
 PROG = "mae-ast"
 
 COMMANDS = {
-    "average": "mae_ast_fairseq.cli.average",
-    "benchmark": "mae_ast_fairseq.cli.benchmark",
-    "check": "mae_ast_fairseq.cli.check",
-    "evaluate": "mae_ast_fairseq.cli.evaluate",
-    "export": "mae_ast_fairseq.cli.export",
-    "extract": "mae_ast_fairseq.cli.extract",
-    "manifest": "mae_ast_fairseq.cli.manifest",
-    "path": "mae_ast_fairseq.cli.path",
-    "predict": "mae_ast_fairseq.cli.predict",
-    "probe": "mae_ast_fairseq.cli.probe",
-    "reconstruct": "mae_ast_fairseq.cli.reconstruct",
-    "stats": "mae_ast_fairseq.cli.stats",
+    "average": "Average the weights of several checkpoints of one run.",
+    "benchmark": "Measure recipes against each other: time, memory and operations of a step, loader, fairseq's loop.",
+    "check": "Compare every row of a manifest with its file; exit code 1 where anything is wrong.",
+    "evaluate": "Score a fine-tuned classifier on a labelled split: metrics with confidence intervals, and each class.",
+    "export": "Write a checkpoint for others: in the released layout, for s3prl, or as safetensors.",
+    "extract": "Write the features of a manifest's clips, or of files, to disk; run again, it keeps what is whole.",
+    "manifest": "Write train.tsv, valid.tsv and rejected.tsv for a folder of audio files.",
+    "path": "Print where the plugin lies (common.user_dir), or with --examples its recipes (--config-dir).",
+    "predict": "Name what is in audio files with a fine-tuned classifier: the top labels with their probabilities.",
+    "probe": "Probe frozen features: linear and nearest-neighbour classifiers on labelled clips, beside baselines.",
+    "reconstruct": "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores.",
+    "stats": "Write stats.json: mean and std of a manifest's log-Mel values, which training normalises by.",
 }
+"""Each command, a module of this folder, and what it does in a line."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -72,25 +69,16 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((argument for argument in argv if not argument.startswith("-")), None)
     if wanted not in COMMANDS:
-        for name, module in COMMANDS.items():
-            subparsers.add_parser(name, help=_help_of(module))
+        for name, text in COMMANDS.items():
+            subparsers.add_parser(name, help=text)
         return parser
-    command = import_module(COMMANDS[wanted])
+    command = import_module(f"{__name__}.{wanted}")
     subparser = subparsers.add_parser(
         wanted,
-        description=command.HELP,
+        description=COMMANDS[wanted],
         epilog=f"example:\n  {command.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_arguments(subparser)
     subparser.set_defaults(run=command.run)
     return parser
-
-
-def _help_of(module: str) -> str:
-    """Return a command's HELP, read from its file: to import all of them takes seconds."""
-    spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
-    statements = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    values = {ast.unparse(each.targets[0]): each.value for each in statements if isinstance(each, ast.Assign)}
-    return ast.literal_eval(values["HELP"])

@@ -9,7 +9,6 @@ from mae_ast_fairseq.checkpoints.average import average_checkpoints
 from mae_ast_fairseq.cli.checkpoint import add_ignore_unknown
 from mae_ast_fairseq.errors import ConfigError
 
-HELP = "Average the weights of several checkpoints of one run."
 EXAMPLE = "mae-ast average checkpoints/checkpoint[0-9]*.pt --out averaged.pt"
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 
-HELP = "Measure recipes against each other: time, memory and operations of a step, the loader, fairseq's loop."
 EXAMPLE = (
     "mae-ast benchmark mae_ast_patch ssast_patch --attention-dropout 0 --precision float32 bfloat16\n\n"
     "  mae-ast benchmark mae_ast_frame ssast_frame --sweep --batch-size 2 --attention-dropout 0 --only time,memory \\\n"

@@ -17,7 +17,6 @@ from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifes
 from mae_ast_fairseq.errors import ConfigError, ManifestError
 from mae_ast_fairseq.files import check_file
 
-HELP = "Compare every row of a manifest with its file; exit code 1 where anything is wrong."
 EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"
 
 REMEDIES = {

@@ -26,7 +26,6 @@ from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE
 from mae_ast_fairseq.rng import Stream, generator
 
-HELP = "Score a fine-tuned classifier on a labelled split: metrics with confidence intervals, and each class."
 EXAMPLE = "mae-ast evaluate checkpoints/checkpoint_best.pt --data manifests/digits --split test"
 
 EXIT_BROKEN_FILES = 1

@@ -12,7 +12,6 @@ from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.inference.encoder import PRECISIONS
 
-HELP = "Write a checkpoint for others: in the released layout, for s3prl, or as safetensors."
 EXAMPLE = "mae-ast export checkpoints/checkpoint_best.pt --to s3prl --out mae_ast.pt"
 
 

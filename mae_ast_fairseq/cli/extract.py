@@ -37,7 +37,6 @@ from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, READOUTS, check_readout, layer_numbers, parse_layers, readout_width
 
-HELP = "Write the features of a manifest's clips, or of files, to disk; run again, it keeps what is whole."
 EXAMPLE = "mae-ast extract checkpoints/checkpoint_best.pt --manifest manifests/speech/train.tsv --out features"
 
 

@@ -27,7 +27,6 @@ from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifes
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import check_file, prepare_folder
 
-HELP = "Write train.tsv, valid.tsv and rejected.tsv for a folder of audio files."
 EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"
 
 

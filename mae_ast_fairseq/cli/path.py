@@ -5,7 +5,6 @@ import json
 
 from mae_ast_fairseq.files import examples_folder, package_folder
 
-HELP = "Print where the plugin lies (common.user_dir), or with --examples its recipes (--config-dir)."
 EXAMPLE = (
     "mae-ast path --examples\n\n  "
     "fairseq-hydra-train --config-dir $(mae-ast path --examples) --config-name mae_ast_tiny \\\n"

@@ -28,7 +28,6 @@ from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE, num_frames
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
-HELP = "Name what is in audio files with a fine-tuned classifier: the top labels with their probabilities."
 EXAMPLE = "mae-ast predict checkpoints/checkpoint_best.pt recordings/ --top 3"
 
 EXIT_BROKEN_FILES = 1

@@ -35,7 +35,6 @@ from mae_ast_fairseq.nn.readout import (
     possible_readouts,
 )
 
-HELP = "Probe frozen features: linear and nearest-neighbour classifiers on labelled clips, beside baselines."
 EXAMPLE = "mae-ast probe checkpoints/checkpoint_best.pt --data manifests/digits --split train test --folds 5"
 
 METRICS = {False: ("accuracy", "balanced_accuracy", "macro_auc"), True: ("mAP", "macro_auc", "d_prime")}

@@ -31,7 +31,6 @@ from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 from mae_ast_fairseq.rng import Stream, generator
 
-HELP = "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores."
 EXAMPLE = "mae-ast reconstruct checkpoints/checkpoint_best.pt --manifest manifests/speech/valid.tsv --out pictures"
 
 SCORES = ("mse", "baseline", "info_nce", "accuracy", "chance")

@@ -16,7 +16,6 @@ from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.files import check_file
 
-HELP = "Write stats.json: mean and standard deviation of a manifest's log-Mel values, which training normalises by."
 EXAMPLE = "mae-ast stats manifests/speech/train.tsv"
 
 

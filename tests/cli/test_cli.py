@@ -13,7 +13,6 @@ from mae_ast_fairseq import cli
 from mae_ast_fairseq.errors import ConfigError
 
 MODULE = """
-HELP = "Probe the frame."
 EXAMPLE = "mae-ast probe --depth 3"
 def add_arguments(parser):
     parser.add_argument("--depth", type=int, default=1)
@@ -28,8 +27,10 @@ def command(tmp_path, monkeypatch):
     (tmp_path / "probe_command.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "probe_command", raising=False)
-    monkeypatch.setitem(cli.COMMANDS, "probe", "probe_command")
-    return importlib.import_module("probe_command")
+    module = importlib.import_module("probe_command")
+    monkeypatch.setitem(sys.modules, "mae_ast_fairseq.cli.probe", module)
+    monkeypatch.setitem(cli.COMMANDS, "probe", "Probe the frame.")
+    return module
 
 
 def _raise(error):
@@ -41,7 +42,7 @@ def test_the_commands_code_is_returned(command):
 
 
 def test_only_the_wanted_command_is_imported(command, monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "absent", "no_such_module")
+    monkeypatch.setitem(cli.COMMANDS, "absent", "No such module.")
     assert cli.main(["probe"]) == 1
 
 
@@ -98,9 +99,9 @@ def test_every_command_has_what_the_frame_asks_for(name, capsys):
 
 def test_a_reader_that_left_is_met_with_silence():
     code = "import sys; sys.argv[0] = 'mae-ast'\nfrom mae_ast_fairseq import cli\nimport types\n"
-    code += "module = types.ModuleType('m'); module.HELP = module.EXAMPLE = ''\n"
+    code += "module = types.ModuleType('m'); module.EXAMPLE = ''\n"
     code += "module.add_arguments = lambda parser: None\nmodule.run = lambda args: print('x' * 100_000) or 0\n"
-    code += "sys.modules['m'] = module; cli.COMMANDS['m'] = 'm'; sys.exit(cli.main(['m']))"
+    code += "sys.modules['mae_ast_fairseq.cli.m'] = module; cli.COMMANDS['m'] = 'm'; sys.exit(cli.main(['m']))"
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(

@@ -151,18 +151,9 @@ def test_without_a_clip_that_can_be_read_nothing_is_scored(data: Path, checkpoin
 
 
 @pytest.fixture
-def message(capsys, checkpoint: Path, data: Path):
+def message(refusal, checkpoint: Path, data: Path):
     """A function that runs the command and returns the one line with which it refuses."""
-
-    def refusal(*argv: object, of: Path = checkpoint) -> str:
-        assert main(["evaluate", str(of), "--data", str(data), *map(str, argv)]) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert err.startswith("mae-ast evaluate: ")
-        assert err.count("\n") == 1
-        return err.removeprefix("mae-ast evaluate: ")
-
-    return refusal
+    return lambda *argv, of=checkpoint: refusal("evaluate", of, "--data", data, *argv)
 
 
 @pytest.mark.parametrize(
