@@ -6,13 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mae_ast_fairseq.checkpoints.fields import refuse
 from mae_ast_fairseq.checkpoints.read import Checkpoint, read_checkpoint
 from mae_ast_fairseq.checkpoints.unpickling import read_content
-from mae_ast_fairseq.errors import CheckpointError
 from mae_ast_fairseq.files import atomic_write
-
-LEFT_OUT = ("last_optimizer_state",)
-"""Parts of a checkpoint that a mean of weights has no use for."""
 
 
 def average_checkpoints(paths: Sequence[Path], out: Path, ignore_unknown: Collection[str] = ()) -> Checkpoint:
@@ -27,18 +24,14 @@ def average_checkpoints(paths: Sequence[Path], out: Path, ignore_unknown: Collec
     for path in paths:
         last = first if path is paths[0] else read_checkpoint(path, ignore_unknown)
         if (last.kind, last.model, last.feature_dim) != (first.kind, first.model, first.feature_dim):
-            raise CheckpointError(
-                f"{path}: its model is another than that of {first.path}; expected checkpoints of one run, which alone "
-                "have a mean; leave it out"
-            )
+            found = f"its model is another than that of {first.path}"
+            refuse(path, found, "checkpoints of one run, which alone have a mean", "leave it out")
         for name, value in last.state.items():
             if value.is_floating_point():
                 total[name] = total.get(name, 0) + value.double()
-    mean = {
-        name: (total[name] / len(paths)).to(value.dtype) if name in total else value
-        for name, value in last.state.items()
-    }
-    content = {name: value for name, value in read_content(paths[-1]).items() if name not in LEFT_OUT}
+    mean = {name: (value / len(paths)).to(last.state[name].dtype) for name, value in total.items()}
+    content = dict(read_content(paths[-1]))
+    content.pop("last_optimizer_state", None)  # of no use with a mean
     with atomic_write(out) as stream:
         torch.save({**content, "model": {**content["model"], **mean}}, stream)  # what was set aside too
     return last

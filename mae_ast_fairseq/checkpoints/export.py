@@ -13,25 +13,16 @@ import torch
 from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.fields import refuse
-from mae_ast_fairseq.checkpoints.read import AUTOENCODER, Checkpoint
-from mae_ast_fairseq.checkpoints.released import ReleasedModelFields, ReleasedTaskFields, computed_tables, tensor_shapes
+from mae_ast_fairseq.checkpoints.read import Checkpoint
+from mae_ast_fairseq.checkpoints.released import ReleasedModelFields, ReleasedTaskFields, computed_tables
 from mae_ast_fairseq.checkpoints.unpickling import as_safetensors
-from mae_ast_fairseq.config.pretraining import MaeAstFields, PretrainingTaskFields
+from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.files import atomic_write
 
 S3PRL_BANDS = 128
 
 _OF_OURS_ONLY = ("normalization", "decoder_type", "decoder_ffn_embed_dim", "decoder_attention_heads", "head_init_scale")
-_TASK_FIELDS = (
-    *("sample_rate", "normalize", "max_keep_size", "max_sample_size", "min_sample_size"),
-    *("random_crop", "pad_audio"),
-)
-"""Those of our task's fields that a released file has, besides `feature_dim` and `mask_type`."""
-
 _EXPORT_SAFETENSORS = "export it with --to safetensors"
-
-_File = tuple[dict[str, Tensor], bytes | memoryview]
-"""The tensors that were written, and the file that holds them and all else."""
 
 
 class Exported(NamedTuple):
@@ -48,13 +39,18 @@ def export(checkpoint: Checkpoint, layout: str, out: Path) -> Exported:
 
     Raises CheckpointError where the layout cannot express the model, and OSError where the file cannot be written.
     """
-    state, content = LAYOUTS[layout](checkpoint)
+    content = LAYOUTS[layout](checkpoint)
+    buffer = io.BytesIO()
+    if layout == "safetensors":
+        buffer.write(as_safetensors(content))
+    else:
+        torch.save(content, buffer)
     with atomic_write(out) as stream:
-        stream.write(content)
+        stream.write(buffer.getbuffer())
     return Exported(
-        num_tensors=len(state),
+        num_tensors=len(content["model"]),
         num_parameters=sum(tensor.numel() for tensor in checkpoint.state.values()),
-        num_bytes=len(content),
+        num_bytes=buffer.tell(),
     )
 
 
@@ -69,100 +65,91 @@ def in_precision(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
     return checkpoint._replace(state=state)
 
 
-def _released(checkpoint: Checkpoint) -> _File:
+def _released(checkpoint: Checkpoint) -> dict[str, Any]:
     """The whole layout of fairseq: what its loaders look for stands in the file, without the optimiser's state."""
-    _check_expressible(checkpoint, "released")
-    state = _released_state(checkpoint)
-    content = {
+    _check_expressible(checkpoint)
+    history = {
+        "criterion_name": "MAE_AST_Criterion",
+        "optimizer_name": "FairseqAdam",
+        "lr_scheduler_state": {},
+        "num_updates": checkpoint.num_updates or 0,
+    }
+    return {
         "args": None,
-        "cfg": {"common": {}, **checkpoint.released.sections, **_released_cfg(checkpoint)},
-        "model": state,
+        "cfg": {"common": {}, **checkpoint.released.cfg, **_released_cfg(checkpoint)},
+        "model": _released_state(checkpoint),
         "criterion": None,
-        "optimizer_history": [
-            {
-                "criterion_name": "MAE_AST_Criterion",
-                "optimizer_name": "FairseqAdam",
-                "lr_scheduler_state": {},
-                "num_updates": checkpoint.num_updates or 0,
-            }
-        ],
+        "optimizer_history": [history],
         "task_state": {},
         "extra_state": {"train_iterator": {"epoch": 1}},
         "last_optimizer_state": None,
     }
-    return state, _pickled(content)
 
 
-def _s3prl(checkpoint: Checkpoint) -> _File:
+def _s3prl(checkpoint: Checkpoint) -> dict[str, Any]:
     """The same without what only fairseq reads."""
     if checkpoint.feature_dim != S3PRL_BANDS:
         found = f"cfg.task.feature_dim is {checkpoint.feature_dim}"
         refuse(checkpoint.path, found, f"{S3PRL_BANDS}, the log-Mel bands that s3prl computes", _EXPORT_SAFETENSORS)
-    _check_expressible(checkpoint, "s3prl")
-    state = _released_state(checkpoint)
-    return state, _pickled({"cfg": _released_cfg(checkpoint), "model": state})
+    _check_expressible(checkpoint)
+    return {"cfg": _released_cfg(checkpoint), "model": _released_state(checkpoint)}
 
 
-def _safetensors(checkpoint: Checkpoint) -> _File:
-    """The weights and, as JSON, the config; of released files also what was set aside."""
-    tensors, model_fields, task_fields, sections = checkpoint.released
-    task = {**task_fields, "feature_dim": checkpoint.feature_dim, "mask_type": checkpoint.mask_type}
-    model = {"_name": checkpoint.kind, **vars(checkpoint.model), **model_fields}
-    state = {**checkpoint.state, **tensors}
-    history = [] if checkpoint.num_updates is None else [{"num_updates": checkpoint.num_updates}]
-    return state, as_safetensors(
-        state, {"cfg": {**sections, "model": model, "task": task}, "optimizer_history": history}
-    )
+def _safetensors(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The weights and the config; of released files also what was set aside."""
+    tensors, cfg = checkpoint.released
+    model = {"_name": checkpoint.kind, **vars(checkpoint.model), **cfg["model"]}
+    task = {**cfg["task"], "feature_dim": checkpoint.feature_dim, "mask_type": checkpoint.mask_type}
+    return {
+        "cfg": {**cfg, "model": model, "task": task},
+        "optimizer_history": [] if checkpoint.num_updates is None else [{"num_updates": checkpoint.num_updates}],
+        "model": {**checkpoint.state, **tensors},
+    }
 
 
-LAYOUTS: dict[str, Callable[[Checkpoint], _File]] = {
+LAYOUTS: dict[str, Callable[[Checkpoint], dict[str, Any]]] = {
     "released": _released,
     "s3prl": _s3prl,
     "safetensors": _safetensors,
 }
+"""What a file of a layout holds, in that of a fairseq checkpoint."""
 
 
 def _released_cfg(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     """Return `model` and `task` of a released file's config, as plain values."""
+    cfg = checkpoint.released.cfg
     own = {name: value for name, value in vars(checkpoint.model).items() if name not in _OF_OURS_ONLY}
-    model = {"_name": AUTOENCODER, **own, **vars(ReleasedModelFields()), "checkpoint_activations": False}
-    defaults = {name: getattr(PretrainingTaskFields, name) for name in _TASK_FIELDS}
-    task = {"_name": "mae_ast_pretraining", **defaults, **vars(ReleasedTaskFields()), **checkpoint.released.task_fields}
+    model = {"_name": "mae_ast", **own, **vars(ReleasedModelFields()), "checkpoint_activations": False, **cfg["model"]}
+    task = {"_name": "mae_ast_pretraining", **vars(ReleasedTaskFields()), **cfg["task"]}
     task.update(feature_dim=checkpoint.feature_dim, mask_type=checkpoint.mask_type)
-    return {"model": {**model, **checkpoint.released.model_fields}, "task": task}
+    return {"model": model, "task": task}
 
 
 def _released_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Return the state of a released file: the model's, and what was set aside or the constants."""
     fields = cast(MaeAstFields, checkpoint.model)
-    shapes = tensor_shapes(fields, checkpoint.feature_dim)
-    constants = {key: torch.zeros(shapes[key]) for key in ("encoder_mask_emb", "layer_norm.weight", "layer_norm.bias")}
-    constants["layer_norm.weight"] += 1
+    constants = {
+        "encoder_mask_emb": torch.zeros(fields.encoder_embed_dim),
+        "layer_norm.weight": torch.ones(checkpoint.feature_dim),
+        "layer_norm.bias": torch.zeros(checkpoint.feature_dim),
+    }
     state = {**constants, **computed_tables(fields), **checkpoint.released.tensors, **checkpoint.state}
     return {key: tensor.detach() for key, tensor in state.items()}
 
 
-def _check_expressible(checkpoint: Checkpoint, layout: str) -> None:
+def _check_expressible(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError for the first field whose value the released layout has no place for."""
-    if checkpoint.kind != AUTOENCODER:
-        found = f"cfg.model._name is {checkpoint.kind!r}, which the {layout} layout cannot express"
-        refuse(checkpoint.path, found, AUTOENCODER, _EXPORT_SAFETENSORS)
-    fields = cast(MaeAstFields, checkpoint.model)
+    fields = {"_name": checkpoint.kind, **vars(checkpoint.model)}
     choices: dict[str, tuple[Any, ...]] = {
+        "_name": ("mae_ast",),
         "normalization": ("dataset", "batch"),  # whose statistics are in the weights
         "decoder_type": ("transformer",),
-        "decoder_ffn_embed_dim": (0, fields.encoder_ffn_embed_dim),
-        "decoder_attention_heads": (0, fields.encoder_attention_heads),
+        "decoder_ffn_embed_dim": (0, fields["encoder_ffn_embed_dim"]),
+        "decoder_attention_heads": (0, fields["encoder_attention_heads"]),
     }
     if not checkpoint.released.tensors:  # positions are among the layout's weights
         choices |= {"enc_sine_pos": (True,), "dec_sine_pos": (True,)}
     for name, values in choices.items():
-        if getattr(fields, name) not in values:
-            found = f"cfg.model.{name} is {getattr(fields, name)!r}, which the {layout} layout cannot express"
+        if fields[name] not in values:
+            found = f"cfg.model.{name} is {fields[name]!r}, which the layouts released and s3prl cannot express"
             refuse(checkpoint.path, found, " or ".join(map(str, values)), _EXPORT_SAFETENSORS)
-
-
-def _pickled(content: dict[str, Any]) -> memoryview:
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getbuffer()

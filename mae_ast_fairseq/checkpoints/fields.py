@@ -7,9 +7,9 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from mae_ast_fairseq.errors import CheckpointError
 
-MAX_SHOWN = 3  # fields or keys named in a message
+MAX_SHOWN = 3  # names in a message
 MAX_INT = 2**63 - 1  # that torch can hold
-MAX_VALUE_CHARACTERS = 60  # of a value shown in a message
+MAX_CHARACTERS = 100  # of a name or value in a message
 OF_TRAINING = "take a file that fairseq's training or `mae-ast export` wrote"
 
 
@@ -23,8 +23,8 @@ def section(path: Path, values: Mapping[str, Any], key: str) -> Mapping[str, Any
     value = values.get(key.rpartition(".")[2])
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return value
-    found = f"{key} is missing" if value is None else f"{key} is {type(value).__name__}"
-    refuse(path, found, "a mapping of names: a checkpoint has cfg (model, task) and model (weights)")
+    found = "missing" if value is None else type(value).__name__
+    refuse(path, f"{key} is {found}", "a mapping of names: a checkpoint has cfg (model, task) and model (weights)")
 
 
 def check_fields(path: Path, key: str, values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
@@ -59,15 +59,15 @@ def shown(value: Any) -> str:
 
 
 def short(text: str) -> str:
-    """Return a text in one line of at most MAX_VALUE_CHARACTERS and three dots."""
+    """Return a text in one line of at most MAX_CHARACTERS and three dots."""
     text = text if text.isprintable() else repr(text)
-    return text if len(text) <= MAX_VALUE_CHARACTERS else text[:MAX_VALUE_CHARACTERS] + "..."
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "..."
 
 
 def listed(names: Collection[str]) -> str:
     """Return the first of some names in order, and how many there are more."""
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(sorted(names)[:MAX_SHOWN]) + more
+    return ", ".join(map(short, sorted(names)[:MAX_SHOWN])) + more
 
 
 def _leaves(value: Any) -> Iterator[Any]:

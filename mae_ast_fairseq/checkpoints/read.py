@@ -8,22 +8,13 @@ interpolated.
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, cast, get_type_hints
+from typing import Any, NamedTuple, Optional, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mae_ast_fairseq.checkpoints.fields import (
-    OF_TRAINING,
-    check_fields,
-    listed,
-    refuse,
-    section,
-    select_fields,
-    short,
-    shown,
-)
+from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, check_fields, listed, refuse, section, select_fields, shown
 from mae_ast_fairseq.checkpoints.released import MODEL_TYPES as RELEASED_MODEL_TYPES
 from mae_ast_fairseq.checkpoints.released import TASK_TYPES as RELEASED_TASK_TYPES
 from mae_ast_fairseq.checkpoints.released import Released, set_aside, tensor_shapes
@@ -37,20 +28,11 @@ from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 
 logger = logging.getLogger(__name__)
 
-AUTOENCODER = "mae_ast"
-
-WEIGHTS = package_folder() / "weights"
-BUNDLED = {"tiny": WEIGHTS / "tiny.safetensors"}
+BUNDLED = {"tiny": package_folder() / "weights" / "tiny.safetensors"}
 """Checkpoints that the package brings, by the names that stand for their paths; a card lies beside each."""
 
 MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length": 1_000_000}
 """Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
-
-FORMER_TASK_FIELDS = (
-    *("train_subset", "restore_file", "finetune_from_model", "save_dir"),
-    *("planned_warmup", "planned_updates", "warmup_updates", "max_update"),
-)
-"""Fields that our tasks once had, copies of those of other parts of fairseq's config."""
 
 HARMLESS_MODEL_FIELDS = (
     *("mask_channel_length", "mask_channel_prob", "mask_channel_selection", "mask_channel_other"),
@@ -61,28 +43,25 @@ HARMLESS_MODEL_FIELDS = (
 """Fields of fairseq's other audio models, which forks copy, that change nothing but training or memory."""
 
 TASK_TYPES = {
-    **dict.fromkeys(("_name", *FORMER_TASK_FIELDS), Any),
+    "_name": Any,
     **get_type_hints(ClassificationTaskFields),
     **get_type_hints(PretrainingTaskFields),
     **RELEASED_TASK_TYPES,
 }
 LEFT_OUT_TYPES = {
-    AUTOENCODER: RELEASED_MODEL_TYPES,
+    "mae_ast": RELEASED_MODEL_TYPES,
     "mae_ast_classifier": get_type_hints(FinetuningFields),
 }
 """Fields that files of a kind may have besides those of the model: of the released layout, and of training."""
-
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class _NoInitialWeights(TorchFunctionMode):
     """Leaves weights unset that would be drawn, which takes seconds for a large model."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if func in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 class Checkpoint(NamedTuple):
@@ -127,15 +106,16 @@ def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> C
     content = read_content(path)
     cfg = section(path, content, "cfg")
     parts = {name: section(path, cfg, f"cfg.{name}") for name in ("model", "task")}
-    kind = _kind(path, parts["model"])
+    kind = parts["model"].get("_name")
+    if not isinstance(kind, str) or kind not in MODELS:
+        refuse(path, f"cfg.model._name is {shown(kind)}", ", ".join(MODELS))
     model_types, task_types = get_type_hints(MODELS[kind].fields), get_type_hints(PretrainingTaskFields)
     known = {"_name": str, **dict.fromkeys(HARMLESS_MODEL_FIELDS, Any), **LEFT_OUT_TYPES.get(kind, {}), **model_types}
     parts["model"] = _without_unknown(path, parts["model"], known, ignore_unknown)
     check_fields(path, "cfg.model", parts["model"], known)
     check_fields(path, "cfg.task", parts["task"], TASK_TYPES)
     if unknown := parts["task"].keys() - TASK_TYPES.keys():
-        names = listed([short(name) for name in unknown])
-        logger.warning("%s: cfg.task has fields that are unknown here and not read: %s", path, names)
+        logger.warning("%s: cfg.task has fields that are unknown here and not read: %s", path, listed(unknown))
     task = PretrainingTaskFields(**select_fields(parts["task"], task_types))
     checkpoint = Checkpoint(
         path=path,
@@ -147,10 +127,9 @@ def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> C
         state=dict(section(path, content, "model")),
     )
     _check_state(checkpoint)
-    if kind != AUTOENCODER:
+    if not isinstance(checkpoint.model, MaeAstFields):
         return checkpoint
-    fields = cast(MaeAstFields, checkpoint.model)
-    state, released = set_aside(fields, checkpoint.feature_dim, {**cfg, **parts}, checkpoint.state)
+    state, released = set_aside(checkpoint.model, task.feature_dim, {**cfg, **parts}, checkpoint.state)
     return checkpoint._replace(state=state, released=released)
 
 
@@ -159,36 +138,25 @@ def build_model(checkpoint: Checkpoint) -> SpectrogramEncoder:
     with torch.random.fork_rng(devices=[]), _NoInitialWeights():  # memory that is not touched yet
         model = MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim)
     model.load_state_dict(checkpoint.state)
-    return cast(SpectrogramEncoder, model.eval())
+    return model.eval()
 
 
 def build_untrained(checkpoint: Checkpoint, seed: int) -> SpectrogramEncoder:
     """Return the same network with initial weights drawn by `seed`, but with the checkpoint's input statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = cast(SpectrogramEncoder, MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim))
-    prefix = "batch_norm."
-    buffers = {key.removeprefix(prefix): value for key, value in checkpoint.state.items() if key.startswith(prefix)}
-    model.batch_norm.load_state_dict(buffers)
+        model = MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim)
+    statistics = {key: value for key, value in checkpoint.state.items() if key.startswith("batch_norm.")}
+    model.load_state_dict(statistics, strict=False)
     return model.eval()
-
-
-# --- its config
-
-
-def _kind(path: Path, model_cfg: Mapping[str, Any]) -> str:
-    name = model_cfg.get("_name")
-    if isinstance(name, str) and name in MODELS:
-        return name
-    found = f"cfg.model._name is {shown(name)}: a checkpoint of another kind of model"
-    refuse(path, found, ", ".join(MODELS), "give a checkpoint that this package trained or that was released")
 
 
 def _num_updates(content: Mapping[str, Any]) -> Optional[int]:
     """Return the number of updates that the file's last optimiser made; None where it does not say."""
-    history = content.get("optimizer_history")
-    last = history[-1] if isinstance(history, list) and history else None
-    num_updates = last.get("num_updates") if isinstance(last, Mapping) else None
+    try:
+        num_updates = content["optimizer_history"][-1]["num_updates"]
+    except (LookupError, TypeError):
+        return None
     return num_updates if type(num_updates) is int else None
 
 
@@ -196,15 +164,11 @@ def _without_unknown(
     path: Path, fields: Mapping[str, Any], known: Collection[str], ignored: Collection[str]
 ) -> dict[str, Any]:
     """Return the fields of a model that are known; raises CheckpointError for others that are not ignored."""
-    unknown = [name for name in fields if name not in known]
-    if refused := [short(name) for name in unknown if name not in ignored]:
+    if refused := [name for name in fields if name not in known and name not in ignored]:
         found = f"cfg.model has fields that are unknown here ({listed(refused)}) and may change what it computes"
         remedy = "where you know that they do not, add --ignore-unknown NAME, or ignore_unknown=[NAME] in Python"
         refuse(path, found, "the fields of this version", remedy)
-    return {name: value for name, value in fields.items() if name not in unknown}
-
-
-# --- its weights
+    return {name: value for name, value in fields.items() if name in known}
 
 
 def _check_state(checkpoint: Checkpoint) -> None:
@@ -245,9 +209,10 @@ def _described(value: Any) -> str:
     """Return a tensor's shape, with its kind of number where that is not floating point of 16 bits or more."""
     if not isinstance(value, Tensor):
         return type(value).__name__
-    number = "" if value.dtype in FLOATS else f" {value.dtype}".replace("torch.", "")
-    layout = "" if value.layout is torch.strided else f" {value.layout}".replace("torch.", "")
-    return f"{list(value.shape)}{number}{layout}"
+    is_float = value.is_floating_point() and value.element_size() >= 2
+    number = "" if is_float else f" {value.dtype}"
+    layout = "" if value.layout is torch.strided else f" {value.layout}"
+    return f"{list(value.shape)}{number}{layout}".replace("torch.", "")
 
 
 def _refuse_keys(path: Path, fault: str, keys: Collection[str], remedy: str = OF_TRAINING) -> None:

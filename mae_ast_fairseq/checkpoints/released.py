@@ -17,8 +17,6 @@ from mae_ast_fairseq.checkpoints.fields import is_interpolated, is_plain
 from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.positions import sinusoidal_positions
 
-_TABLES = {"enc": "enc_sine_pos_embed.pe", "dec": "dec_sine_pos_embed.pe"}
-
 
 @dataclass
 class ReleasedModelFields:
@@ -37,8 +35,15 @@ class ReleasedModelFields:
 
 @dataclass
 class ReleasedTaskFields:
-    """Fields of a released file's task that ours does not have, and `data`; the defaults are the constants."""
+    """Fields of a released file's task, besides `feature_dim` and `mask_type`; the defaults are the constants."""
 
+    sample_rate: Literal[16_000] = 16_000
+    normalize: Literal[False] = False
+    max_keep_size: Optional[int] = None
+    max_sample_size: Optional[int] = None
+    min_sample_size: Optional[int] = None
+    random_crop: bool = True
+    pad_audio: bool = False
     data: Optional[str] = ""
     enable_padding: bool = False
     feature_type: Literal["fbank"] = "fbank"
@@ -48,11 +53,7 @@ class ReleasedTaskFields:
 
 
 MODEL_TYPES = get_type_hints(ReleasedModelFields)
-TASK_TYPES = {
-    **get_type_hints(ReleasedTaskFields),
-    "sample_rate": Literal[16_000],
-    "normalize": Literal[False],
-}
+TASK_TYPES = get_type_hints(ReleasedTaskFields)
 """A choice of one: a field that changes what the model computes, and the value with which ours computes the same."""
 
 
@@ -61,12 +62,8 @@ class Released(NamedTuple):
 
     tensors: Mapping[str, Tensor] = {}
     """those of no use here; a position table that equals the computed one to the bit is left out"""
-    model_fields: Mapping[str, Any] = {}
-    """fields of `cfg.model` that our model does not have"""
-    task_fields: Mapping[str, Any] = {}
-    """all fields of `cfg.task`"""
-    sections: Mapping[str, Any] = {}
-    """the other parts of `cfg`, which nothing reads, where they are plain values"""
+    cfg: Mapping[str, Mapping[str, Any]] = {"model": {}, "task": {}}
+    """of `model` the fields that ours does not have, the whole `task`, and other parts that hold plain values"""
 
 
 def tensor_shapes(fields: MaeAstFields, feature_dim: int) -> dict[str, list[int]]:
@@ -75,8 +72,8 @@ def tensor_shapes(fields: MaeAstFields, feature_dim: int) -> dict[str, list[int]
         "encoder_mask_emb": [fields.encoder_embed_dim],
         "layer_norm.weight": [feature_dim],
         "layer_norm.bias": [feature_dim],
-        _TABLES["enc"]: [1, fields.max_token_length, fields.encoder_embed_dim],
-        _TABLES["dec"]: [1, fields.max_token_length, fields.decoder_embed_dim],
+        "enc_sine_pos_embed.pe": [1, fields.max_token_length, fields.encoder_embed_dim],
+        "dec_sine_pos_embed.pe": [1, fields.max_token_length, fields.decoder_embed_dim],
     }
 
 
@@ -84,32 +81,28 @@ def set_aside(
     fields: MaeAstFields, feature_dim: int, cfg: Mapping[str, Any], state: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], Released]:
     """Split a checked state in that of our model and what a released file has besides."""
-    names = tensor_shapes(fields, feature_dim).keys()
+    names = tensor_shapes(fields, feature_dim)
     own = {key: value for key, value in state.items() if key not in names}
     others = {key: value for key, value in state.items() if key in names}
     model_fields = {name: value for name, value in cfg["model"].items() if name not in {"_name", *vars(fields)}}
     if not others and not model_fields:
         return own, Released()
-    computed = computed_tables(fields)
-    sections = {name: part for name, part in cfg.items() if name not in ("model", "task")}
-    released = Released(
-        tensors={k: v for k, v in others.items() if not (k in computed and _is_same(v, computed[k]))},
-        model_fields=model_fields,
-        task_fields=dict(cfg["task"]),
-        sections={k: part for k, part in sections.items() if is_plain(part) and not is_interpolated(part)},
-    )
-    return own, released
+    for key, table in computed_tables(fields).items():
+        if key in others and others[key].dtype == table.dtype and others[key].equal(table):
+            del others[key]
+    sections = {
+        name: part
+        for name, part in cfg.items()
+        if name not in ("model", "task") and is_plain(part) and not is_interpolated(part)
+    }
+    return own, Released(others, {**sections, "model": model_fields, "task": dict(cfg["task"])})
 
 
 def computed_tables(fields: MaeAstFields) -> dict[str, Tensor]:
     """Return the tables [1, max_token_length, C] of the stacks that have positions."""
-    widths = {"enc": fields.encoder_embed_dim, "dec": fields.decoder_embed_dim}
-    return {
-        _TABLES[stack]: sinusoidal_positions(fields.max_token_length, width)[None]
-        for stack, width in widths.items()
-        if getattr(fields, f"{stack}_sine_pos")
-    }
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.equal(other)
+    tables = {}
+    if fields.enc_sine_pos:
+        tables["enc_sine_pos_embed.pe"] = sinusoidal_positions(fields.max_token_length, fields.encoder_embed_dim)[None]
+    if fields.dec_sine_pos:
+        tables["dec_sine_pos_embed.pe"] = sinusoidal_positions(fields.max_token_length, fields.decoder_embed_dim)[None]
+    return tables

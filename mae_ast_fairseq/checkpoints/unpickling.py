@@ -7,12 +7,11 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.fields import refuse, section
 
@@ -21,7 +20,6 @@ METADATA = "mae_ast_fairseq"
 
 FETCH_AGAIN = "copy or download it again, or take another checkpoint of the run"
 
-_UNSAFE_GLOBAL = re.compile(r"\bGLOBAL (\S+)")
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length, then the header: JSON
 
 
@@ -38,14 +36,16 @@ def read_content(path: Path) -> Mapping[str, Any]:
         refuse(path, found, "a checkpoint", "name a file that is there and may be read, such as checkpoint_best.pt")
     if start[_LENGTH_BYTES:] == b"{":
         return _read_safetensors(path)
-    return section(path, {"content": _unpickle(path)}, "content")
+    return section(path, {"content": _unpickle(path, is_zip=start.startswith(b"PK"))}, "content")
 
 
-def as_safetensors(tensors: Mapping[str, Tensor], content: Mapping[str, Any]) -> bytes:
-    """Return a safetensors file of `tensors`, with the plain values of `content` as JSON in its metadata."""
+def as_safetensors(content: Mapping[str, Any]) -> bytes:
+    """Return a safetensors file from which `read_content` reads `content`: all but `model` are plain values."""
+    others = dict(content)
+    state = others.pop("model").items()
     # Cloned: tensors of a file may share memory, which safetensors refuses.
-    apart = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-    return save(apart, {METADATA: json.dumps(content, allow_nan=False)})
+    apart = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state}
+    return save(apart, {METADATA: json.dumps(others, allow_nan=False)})
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**section(path, {METADATA: content}, key), "model": state}
 
 
-def _unpickle(path: Path) -> Any:
+def _unpickle(path: Path, is_zip: bool) -> Any:
     """Load the tensors and plain values of a file of torch.save."""
     try:
         # Opened here, for torch looks at the end of a name; and of a strange file the error below says enough.
@@ -75,17 +75,10 @@ def _unpickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle may raise anything at all
-        _refuse_unpickled(path, error)
-
-
-def _refuse_unpickled(path: Path, error: Exception) -> NoReturn:
-    """Say in one line why torch could not load a file."""
-    if unsafe := _UNSAFE_GLOBAL.search(str(error)):
-        found = f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed"
-        refuse(path, found, "tensors and plain values only")
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    is_cut = isinstance(error, (EOFError, struct.error)) or "unexpected EOF" in str(error)
-    if is_cut or (is_zip and not zipfile.is_zipfile(path)):
-        refuse(path, f"the file is truncated, at {path.stat().st_size} bytes", "a whole checkpoint", FETCH_AGAIN)
-    refuse(path, "this is not a checkpoint", "a file that torch.save or `mae-ast export` wrote", "correct the path")
+        if unsafe := re.search(r"\bGLOBAL (\S+)", str(error)):
+            found = f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed"
+            refuse(path, found, "tensors and plain values only")
+        is_cut = isinstance(error, (EOFError, struct.error)) or "unexpected EOF" in str(error)
+        if is_cut or (is_zip and not zipfile.is_zipfile(path)):
+            refuse(path, f"the file is truncated, at {path.stat().st_size} bytes", "a whole checkpoint", FETCH_AGAIN)
+        refuse(path, "this is not a checkpoint", "a file that torch.save or `mae-ast export` wrote", "correct the path")

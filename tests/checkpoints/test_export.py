@@ -280,7 +280,9 @@ def test_what_the_released_layout_cannot_express_is_named(
     source = save_tiny_checkpoint(tmp_path / "ours.pt", **changes)
     with pytest.raises(CheckpointError) as caught:
         exported(source, layout)
-    assert str(caught.value).startswith(f"{source}: cfg.model.{found}, which the {layout} layout cannot express; ")
+    text = str(caught.value)
+    assert text.startswith(f"{source}: cfg.model.{found}, which the layouts ")
+    assert layout in text
     assert [path.name for path in tmp_path.iterdir()] == ["ours.pt"]
     exported(source, "safetensors")
 
@@ -289,7 +291,7 @@ def test_what_the_released_layout_cannot_express_is_named(
 @pytest.mark.parametrize("kind", ["ssast", "mae_ast_classifier"])
 def test_other_models_have_no_released_layout(tmp_path: Path, exported, layout: str, kind: str) -> None:
     source = save_checkpoint(tmp_path / "ours.pt", kind)
-    with pytest.raises(CheckpointError, match=f"cfg.model._name is '{kind}', which the {layout} layout cannot express"):
+    with pytest.raises(CheckpointError, match=f"cfg.model._name is '{kind}', which the layouts .*{layout}"):
         exported(source, layout)
 
 

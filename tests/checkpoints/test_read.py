@@ -219,10 +219,7 @@ def test_a_part_of_another_kind_is_named(content, message, key: str) -> None:
 def test_another_kind_of_model_is_named(content, message, name: Any) -> None:
     content["cfg"]["model"]["_name"] = name
     shown = "list" if isinstance(name, list) else repr(name)
-    text = message(content)
-    assert text.startswith(
-        f"cfg.model._name is {shown}: a checkpoint of another kind of model; expected mae_ast, ssast"
-    )
+    assert message(content).startswith(f"cfg.model._name is {shown}; expected mae_ast, ssast")
 
 
 @pytest.mark.parametrize(
@@ -293,11 +290,10 @@ def test_what_other_models_of_fairseq_have_for_training_alone_is_accepted(conten
 
 
 def test_an_unknown_field_of_the_task_is_a_warning(content, tmp_path: Path, caplog) -> None:
-    content["cfg"]["task"].update(surprise="x", restore_file="/gone.pt")
+    content["cfg"]["task"]["surprise"] = "x"
     torch.save(content, tmp_path / "a.pt")
     assert read_checkpoint(tmp_path / "a.pt").mask_type == "random_mask"
     assert "unknown here and not read: surprise" in caplog.text
-    assert "restore_file" not in caplog.text  # our tasks once had it
 
 
 def test_fields_of_another_kind_of_model_are_unknown(content, message) -> None:
@@ -356,9 +352,8 @@ def test_missing_weights_are_named(content, message) -> None:
 
 
 def test_unexpected_weights_are_named(content, message) -> None:
-    assert message(spoilt(content, "extra.weight", torch.ones(2))).startswith(
-        "a tensor unexpected: model.extra.weight;"
-    )
+    text = message(spoilt(content, "extra\nweight", torch.ones(2)))
+    assert text.startswith(r"a tensor unexpected: 'model.extra\nweight';")
 
 
 def test_misshapen_weights_are_named_with_both_shapes(content, message) -> None:

@@ -37,9 +37,8 @@ def test_what_our_model_does_not_have_is_kept(content, tmp_path: Path) -> None:
     released = read(content, tmp_path).released
     assert set(released.tensors) == {"encoder_mask_emb", "layer_norm.weight", "layer_norm.bias"}
     assert all(value.equal(content["model"][key]) for key, value in released.tensors.items())
-    assert released.model_fields == {name: content["cfg"]["model"][name] for name in vars(ReleasedModelFields())}
-    assert released.task_fields == content["cfg"]["task"]
-    assert released.sections == {k: v for k, v in content["cfg"].items() if k not in ("model", "task")}
+    model = {name: content["cfg"]["model"][name] for name in vars(ReleasedModelFields())}
+    assert released.cfg == {**content["cfg"], "model": model}
 
 
 def test_a_table_of_other_values_is_kept_but_not_used(content, tmp_path: Path) -> None:
@@ -53,9 +52,9 @@ def test_a_table_of_other_values_is_kept_but_not_used(content, tmp_path: Path) -
 
 def test_sections_that_are_no_plain_values_are_left_out(content, tmp_path: Path) -> None:
     content["cfg"].update(common={"tensor": torch.ones(1)}, optimizer={"lr": "${optimization.lr}"})
-    released = read(content, tmp_path).released
-    assert not {"common", "optimizer"} & released.sections.keys()
-    assert "criterion" in released.sections
+    cfg = read(content, tmp_path).released.cfg
+    assert not {"common", "optimizer"} & cfg.keys()
+    assert "criterion" in cfg
 
 
 @pytest.mark.parametrize("key", ["layer_norm.weight", "encoder_mask_emb", "enc_sine_pos_embed.pe"])

@@ -142,7 +142,7 @@ def test_tensors_and_content_come_back(tmp_path: Path) -> None:
         "count": torch.tensor(3),
         "parameter": torch.nn.Parameter(torch.randn(2)),
     }
-    (tmp_path / "a").write_bytes(as_safetensors(tensors, CONTENT))
+    (tmp_path / "a").write_bytes(as_safetensors({**CONTENT, "model": tensors}))
     content = read_content(tmp_path / "a")
     assert {name: value for name, value in content.items() if name != "model"} == CONTENT
     assert content["model"].keys() == tensors.keys()
@@ -152,7 +152,7 @@ def test_tensors_and_content_come_back(tmp_path: Path) -> None:
 
 
 def test_a_file_is_known_by_its_content_and_not_by_its_name(tmp_path: Path) -> None:
-    (tmp_path / "a.pt").write_bytes(as_safetensors({}, CONTENT))
+    (tmp_path / "a.pt").write_bytes(as_safetensors({**CONTENT, "model": {}}))
     torch.save(CONTENT, tmp_path / "a.safetensors")
     assert read_content(tmp_path / "a.pt") == {**CONTENT, "model": {}}
     assert read_content(tmp_path / "a.safetensors") == CONTENT
@@ -177,7 +177,7 @@ def test_metadata_that_is_not_ours_is_named(refusal, text: str, found: str) -> N
 
 @pytest.mark.parametrize("length", [2**63, 2**40, 2**24, 1])
 def test_a_header_of_a_wrong_length_is_refused(refusal, length: int) -> None:
-    whole = as_safetensors({"a": torch.ones(3)}, CONTENT)
+    whole = as_safetensors({**CONTENT, "model": {"a": torch.ones(3)}})
     text = refusal(length.to_bytes(8, "little") + whole[8:])
     assert text.startswith("its safetensors header is broken (")
 
@@ -194,5 +194,5 @@ def test_the_config_of_safetensors_is_checked_as_any_other(tmp_path: Path, refus
     whole = torch.load(path, weights_only=True)
     for name, value in (("encoder_layers", "3"), ("activation_fn", "${oc.env:HOME}")):
         model = {**whole["cfg"]["model"], name: value}
-        spoilt = as_safetensors(whole["model"], {"cfg": {**whole["cfg"], "model": model}})
+        spoilt = as_safetensors({"cfg": {**whole["cfg"], "model": model}, "model": whole["model"]})
         assert refusal(spoilt).startswith(f"cfg.model.{name} is ")

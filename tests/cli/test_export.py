@@ -111,7 +111,7 @@ def test_bad_content_is_one_message_and_nothing_is_written(source, tmp_path, cap
 
 
 def test_what_is_no_checkpoint_is_one_message_and_nothing_is_written(source, tmp_path, capsys):
-    assert "No such file" in _refused(capsys, tmp_path / "missing.pt")
+    assert "no such file" in _refused(capsys, tmp_path / "missing.pt")
     (tmp_path / "folder").mkdir()
     assert "Is a directory" in _refused(capsys, tmp_path / "folder")
     (tmp_path / "text").write_text("no checkpoint at all")
