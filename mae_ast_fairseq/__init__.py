@@ -6,12 +6,12 @@ The package alone imports neither fairseq nor torch, which takes seconds.
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, Optional
 
 __version__ = "0.1.0"
 
@@ -21,14 +21,7 @@ def register() -> None:
     import torch.serialization
     from fairseq.distributed.utils import _TensorPlaceholder
 
-    from mae_ast_fairseq.criterions import classification as _classification  # noqa: F401
-    from mae_ast_fairseq.criterions import pretraining as _criterion  # noqa: F401
-    from mae_ast_fairseq.models import mae_ast as _model  # noqa: F401
-    from mae_ast_fairseq.models import mae_ast_classifier as _classifier  # noqa: F401
-    from mae_ast_fairseq.models import ssast as _ssast  # noqa: F401
-    from mae_ast_fairseq.optim import fused_adam as _optimizer  # noqa: F401
-    from mae_ast_fairseq.tasks import classification as _finetuning  # noqa: F401
-    from mae_ast_fairseq.tasks import pretraining as _task  # noqa: F401
+    from mae_ast_fairseq import criterions, models, optim, tasks  # noqa: F401
 
     # fairseq sends a checkpoint to the other processes with this class in it, which torch >= 2.6 else refuses to load.
     torch.serialization.add_safe_globals([_TensorPlaceholder])
@@ -37,38 +30,29 @@ def register() -> None:
 class _RegisterAfterFairseq(MetaPathFinder):
     """Finds fairseq as the other finders do, and registers when it has been imported."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> Optional[ModuleSpec]:
         if fullname != "fairseq":
             return None
-        others = [finder for finder in sys.meta_path if finder is not self]
-        found = (finder.find_spec(fullname, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None), None)
+        others = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, others), None)
         if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_register(module: ModuleType) -> None:
-                with _log_settings_kept():
-                    execute(module)
-                register()
-
-            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
+            execute = partial(_execute_and_register, spec.loader.exec_module)
+            spec.loader.exec_module = execute  # type: ignore[method-assign]
         return spec
 
 
-@contextmanager
-def _log_settings_kept() -> Iterator[None]:
-    """Undo what fairseq's import does to the root logger (`basicConfig`), and keep its remarks to itself."""
+def _execute_and_register(execute: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Import fairseq without its remarks, undo what it does to the root logger (`basicConfig`), and register."""
     root, disabled = logging.getLogger(), logging.root.manager.disable
     level, handlers = root.level, root.handlers.copy()
     logging.disable(max(disabled, logging.INFO))
     try:
-        yield
+        execute(module)
     finally:
         logging.disable(disabled)
         root.setLevel(level)
         root.handlers[:] = handlers
+    register()
 
 
 def __getattr__(name: str) -> Any:
