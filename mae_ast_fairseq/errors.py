@@ -1,6 +1,6 @@
 """The errors a person's input raises: one clear line each, never a traceback from a command.
 
-A message names the file and line or the field, what was found, what is expected and how to mend it. Every class
+A message names the file and line or the field, what was found, what is expected and how to fix it. Every class
 lives at module level and takes one string, so that it can cross from a loader worker to the training process.
 """
 

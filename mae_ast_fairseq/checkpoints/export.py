@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.fields import refuse
 from mae_ast_fairseq.checkpoints.read import Checkpoint
@@ -67,7 +66,7 @@ def in_precision(checkpoint: Checkpoint, dtype: torch.dtype) -> Checkpoint:
 
 def _released(checkpoint: Checkpoint) -> dict[str, Any]:
     """The whole layout of fairseq: what its loaders look for stands in the file, without the optimiser's state."""
-    _check_expressible(checkpoint)
+    parts = _released_parts(checkpoint)
     history = {
         "criterion_name": "MAE_AST_Criterion",
         "optimizer_name": "FairseqAdam",
@@ -76,8 +75,8 @@ def _released(checkpoint: Checkpoint) -> dict[str, Any]:
     }
     return {
         "args": None,
-        "cfg": {"common": {}, **checkpoint.released.cfg, **_released_cfg(checkpoint)},
-        "model": _released_state(checkpoint),
+        "cfg": {"common": {}, **checkpoint.released.cfg, **parts["cfg"]},
+        "model": parts["model"],
         "criterion": None,
         "optimizer_history": [history],
         "task_state": {},
@@ -91,8 +90,7 @@ def _s3prl(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.feature_dim != S3PRL_BANDS:
         found = f"cfg.task.feature_dim is {checkpoint.feature_dim}"
         refuse(checkpoint.path, found, f"{S3PRL_BANDS}, the log-Mel bands that s3prl computes", _EXPORT_SAFETENSORS)
-    _check_expressible(checkpoint)
-    return {"cfg": _released_cfg(checkpoint), "model": _released_state(checkpoint)}
+    return _released_parts(checkpoint)
 
 
 def _safetensors(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -115,26 +113,21 @@ LAYOUTS: dict[str, Callable[[Checkpoint], dict[str, Any]]] = {
 """What a file of a layout holds, in that of a fairseq checkpoint."""
 
 
-def _released_cfg(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
-    """Return `model` and `task` of a released file's config, as plain values."""
-    cfg = checkpoint.released.cfg
-    own = {name: value for name, value in vars(checkpoint.model).items() if name not in _OF_OURS_ONLY}
+def _released_parts(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return config and weights of a released file: the model's, and what was set aside or the constants."""
+    _check_expressible(checkpoint)
+    fields, (tensors, cfg) = cast(MaeAstFields, checkpoint.model), checkpoint.released
+    own = {name: value for name, value in vars(fields).items() if name not in _OF_OURS_ONLY}
     model = {"_name": "mae_ast", **own, **vars(ReleasedModelFields()), "checkpoint_activations": False, **cfg["model"]}
     task = {"_name": "mae_ast_pretraining", **vars(ReleasedTaskFields()), **cfg["task"]}
     task.update(feature_dim=checkpoint.feature_dim, mask_type=checkpoint.mask_type)
-    return {"model": model, "task": task}
-
-
-def _released_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return the state of a released file: the model's, and what was set aside or the constants."""
-    fields = cast(MaeAstFields, checkpoint.model)
     constants = {
         "encoder_mask_emb": torch.zeros(fields.encoder_embed_dim),
         "layer_norm.weight": torch.ones(checkpoint.feature_dim),
         "layer_norm.bias": torch.zeros(checkpoint.feature_dim),
     }
-    state = {**constants, **computed_tables(fields), **checkpoint.released.tensors, **checkpoint.state}
-    return {key: tensor.detach() for key, tensor in state.items()}
+    state = {**constants, **computed_tables(fields), **tensors, **checkpoint.state}
+    return {"cfg": {"model": model, "task": task}, "model": {key: value.detach() for key, value in state.items()}}
 
 
 def _check_expressible(checkpoint: Checkpoint) -> None:

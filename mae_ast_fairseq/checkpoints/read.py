@@ -111,7 +111,12 @@ def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> C
         refuse(path, f"cfg.model._name is {shown(kind)}", ", ".join(MODELS))
     model_types, task_types = get_type_hints(MODELS[kind].fields), get_type_hints(PretrainingTaskFields)
     known = {"_name": str, **dict.fromkeys(HARMLESS_MODEL_FIELDS, Any), **LEFT_OUT_TYPES.get(kind, {}), **model_types}
-    parts["model"] = _without_unknown(path, parts["model"], known, ignore_unknown)
+    ignored = set(ignore_unknown) - known.keys()
+    parts["model"] = {name: value for name, value in parts["model"].items() if name not in ignored}
+    if unknown := parts["model"].keys() - known.keys():
+        found = f"cfg.model has fields that are unknown here ({listed(unknown)}) and may change what it computes"
+        remedy = "where you know that they do not, add --ignore-unknown NAME, or ignore_unknown=[NAME] in Python"
+        refuse(path, found, "the fields of this version", remedy)
     check_fields(path, "cfg.model", parts["model"], known)
     check_fields(path, "cfg.task", parts["task"], TASK_TYPES)
     if unknown := parts["task"].keys() - TASK_TYPES.keys():
@@ -158,17 +163,6 @@ def _num_updates(content: Mapping[str, Any]) -> Optional[int]:
     except (LookupError, TypeError):
         return None
     return num_updates if type(num_updates) is int else None
-
-
-def _without_unknown(
-    path: Path, fields: Mapping[str, Any], known: Collection[str], ignored: Collection[str]
-) -> dict[str, Any]:
-    """Return the fields of a model that are known; raises CheckpointError for others that are not ignored."""
-    if refused := [name for name in fields if name not in known and name not in ignored]:
-        found = f"cfg.model has fields that are unknown here ({listed(refused)}) and may change what it computes"
-        remedy = "where you know that they do not, add --ignore-unknown NAME, or ignore_unknown=[NAME] in Python"
-        refuse(path, found, "the fields of this version", remedy)
-    return {name: value for name, value in fields.items() if name in known}
 
 
 def _check_state(checkpoint: Checkpoint) -> None:
