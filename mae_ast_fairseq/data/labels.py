@@ -8,7 +8,7 @@ ends are read as well. Works without fairseq.
 
 import csv
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -18,7 +18,6 @@ import numpy as np
 from mae_ast_fairseq.errors import ManifestError
 
 FILE_NAME = "labels.txt"
-_BOM = b"\xef\xbb\xbf"
 _NUM_SHOWN = 80  # characters of a bad line
 
 
@@ -59,15 +58,11 @@ class Labels:
         """Return the label files' paths, for messages."""
         return ", ".join(map(str, self.files))
 
-    def of(self, row: int) -> np.ndarray:
-        """Return the class numbers of one row, as its line has them."""
-        return self.indices[self.starts[row] : self.starts[row + 1]]
-
     def targets(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return float32 [B, K]: 1 where a row has a label, else 0."""
         targets = np.zeros((len(rows), len(self.vocabulary)), dtype=np.float32)
         for target, row in zip(targets, rows, strict=True):
-            target[self.of(row)] = 1.0
+            target[self.indices[self.starts[row] : self.starts[row + 1]]] = 1.0
         return targets
 
     def counts(self, rows: np.ndarray | None = None) -> np.ndarray:
@@ -77,9 +72,9 @@ class Labels:
 
     def select(self, rows: np.ndarray) -> "Labels":
         """Return the labels of some rows, in their order."""
-        begins, num_labels = self.starts[rows], np.diff(self.starts)[rows]
-        starts = np.concatenate([[0], np.cumsum(num_labels)]).astype(np.int32)
-        places = np.repeat(begins - starts[:-1], num_labels) + np.arange(starts[-1])
+        num_labels = np.diff(self.starts)[rows]
+        starts = _starts(num_labels)
+        places = np.repeat(self.starts[rows] - starts[:-1], num_labels) + np.arange(starts[-1])
         return Labels(self.vocabulary, self.files, starts, self.indices[places])
 
 
@@ -87,13 +82,12 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     """Read labels.txt; raises ManifestError, which names the file and its first bad line."""
     file = Path(path)
     names: dict[str, int] = {}
-    lines = [_decode(file, number, line) for number, line in _lines(file)]
+    lines = list(_lines(file))
     while lines and not lines[-1]:
         del lines[-1]
     for number, name in enumerate(lines, start=1):
         where = f"{file}:{number}"
-        if fault := _unusable(name):
-            _refuse(where, fault, "the name of a label", "fix the line")
+        _check_name(where, name)
         if name in names:
             _refuse(where, f"{name!r} stands on line {names[name]} too", "each name once", "remove one of the lines")
         names[name] = number
@@ -107,11 +101,11 @@ def collect_vocabulary(paths: Iterable[str | Path]) -> Vocabulary:
     names: set[str] = set()
     files = [Path(path) for path in paths]
     for file in files:
-        seen: set[bytes] = set()
-        for number, line in _lines(file):
-            if line not in seen:
-                seen.add(line)
-                names.update(_split(f"{file}:{number}", _decode(file, number, line)))
+        for number, line in enumerate(_lines(file), start=1):
+            where = f"{file}:{number}"
+            for name in set(_split(where, line)) - names:
+                _check_name(where, name)
+                names.add(name)
     if not names:
         _refuse(", ".join(map(str, files)), "no labels", "at least one", "write one line for each clip")
     return Vocabulary(tuple(sorted(names)))
@@ -145,30 +139,32 @@ def read_labels(path: str | Path, vocabulary: Vocabulary, num_rows: int, multi_l
     Raises ManifestError, which names the file and its first bad line.
     """
     file = Path(path)
-    known = {name.encode(): index for index, name in enumerate(vocabulary.names)}
+    known = {name: index for index, name in enumerate(vocabulary.names)}
+    expected_lines = f"{num_rows} lines, one for each of {file.with_suffix('.tsv').name} after its root"
     starts, indices = array("i", [0]), array("i")
-    has_more = False
-    for number, line in _lines(file):
+    for number, line in enumerate(_lines(file), start=1):
+        where = f"{file}:{number}"
         if number > num_rows:
-            has_more = has_more or bool(line)
+            if line:
+                _refuse(where, "one more line", expected_lines, "write manifest and labels together")
             continue
+        names = _split(where, line)
         try:
-            found = [known[name] for name in line.split(b",")]
-        except KeyError:  # a quoted name, no label, or a mistake
-            found = _classes(file, number, line, vocabulary, known)
-        if len(set(found)) < len(found) or (len(found) != 1 and not multi_label):
-            _refuse_number(f"{file}:{number}", [vocabulary.names[index] for index in found], multi_label)
-        indices.extend(found)
+            indices.extend([known[name] for name in names])
+        except KeyError as error:
+            found = f"the label {error.args[0][:_NUM_SHOWN]!r} is unknown"
+            remedy = 'correct it, or add it there; a name with commas stands in quotes, as in "a, b"'
+            _refuse(where, found, f"one of {vocabulary.name}", remedy)
+        if len(names) != 1 and not (multi_label and len(set(names)) == len(names)):
+            expected = "each label once" if multi_label else "exactly one label"
+            remedy = "correct the line" if multi_label else "correct the line, or set task.multi_label=true"
+            _refuse(where, repr(line[:_NUM_SHOWN]) if line else "an empty line", expected, remedy)
         starts.append(len(indices))
     num_lines = len(starts) - 1
-    if num_lines < num_rows or has_more:
-        _refuse(
-            f"{file}:{num_lines + 1}",
-            f"more than {num_lines} lines" if has_more else f"the file ends after {num_lines} lines",
-            f"{num_rows}, one for each line of {file.with_suffix('.tsv').name} after its root",
-            "write manifest and labels together",
-        )
-    return Labels(vocabulary, (file,), _frozen(starts), _frozen(indices))
+    if num_lines < num_rows:
+        found = f"the file ends after {num_lines} lines"
+        _refuse(f"{file}:{num_lines + 1}", found, expected_lines, "write manifest and labels together")
+    return Labels(vocabulary, (file,), np.array(starts, dtype=np.int32), np.array(indices, dtype=np.int32))
 
 
 def join_labels(parts: Sequence[Labels]) -> Labels:
@@ -176,8 +172,7 @@ def join_labels(parts: Sequence[Labels]) -> Labels:
     if len(parts) == 1:
         return parts[0]
     assert len({part.vocabulary.names for part in parts}) == 1, "parts share a vocabulary"
-    num_labels = np.concatenate([np.diff(part.starts) for part in parts])
-    starts = np.concatenate([[0], np.cumsum(num_labels)]).astype(np.int32)
+    starts = _starts(np.concatenate([np.diff(part.starts) for part in parts]))
     files = tuple(file for part in parts for file in part.files)
     return Labels(parts[0].vocabulary, files, starts, np.concatenate([part.indices for part in parts]))
 
@@ -215,77 +210,38 @@ def _refuse(where: str, found: str, expected: str, remedy: str) -> NoReturn:
     raise ManifestError(f"{where}: {found}; expected {expected}; {remedy}")
 
 
-def _frozen(values: array) -> np.ndarray:
-    numbers = np.frombuffer(values, dtype=np.int32) if len(values) else np.zeros(0, dtype=np.int32)
-    numbers.setflags(write=False)
-    return numbers
+def _starts(num_labels: np.ndarray) -> np.ndarray:
+    """Return where the labels of each row start, and the number of all: int32 [N + 1]."""
+    return np.append(0, np.cumsum(num_labels)).astype(np.int32)
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file, counted from 1, without their ends and the byte order mark."""
+def _lines(file: Path) -> Iterator[str]:
+    """Yield the lines of a file without their ends; bytes that are not UTF-8 become surrogates, unprintable."""
     try:
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                line = line.removesuffix(b"\n").removesuffix(b"\r")
-                yield number, line.removeprefix(_BOM) if number == 1 else line
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as stream:
+            for line in stream:
+                yield line.removesuffix("\n").removesuffix("\r")
     except OSError as error:
         reason = "there is no such file" if not file.exists() else str(error.strerror or error)
         _refuse(str(file), reason, "a list of labels", "write one, as manifests/README.md says")
 
 
-def _decode(file: Path, number: int, line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        _refuse(f"{file}:{number}", f"{line[:_NUM_SHOWN]!r} is not UTF-8", "UTF-8 text", "save the file as UTF-8")
-
-
-def _unusable(name: str) -> str | None:
-    """Say why a text cannot be the name of a label, or None."""
-    shown = repr(name[:_NUM_SHOWN])
-    if not name:
-        return "an empty name"
-    if name != name.strip():
-        return f"{shown} begins or ends with a space"
-    if not name.isprintable():
-        return f"{shown} holds a tab or another character that cannot be seen"
-    if name.startswith('"'):
-        return f'{shown} begins with "'
-    return None
+def _check_name(where: str, name: str) -> None:
+    """Raise ManifestError for a text that cannot be the name of a label."""
+    if not name or name != name.strip() or not name.isprintable() or name.startswith('"'):
+        _refuse(
+            where,
+            f"the name {name[:_NUM_SHOWN]!r}",
+            "a label's name as printable UTF-8, with no space around it and no double quote before it",
+            "fix the line",
+        )
 
 
 def _split(where: str, line: str) -> list[str]:
     """Split a line of a label file into names; none of an empty line."""
-    if not line:
-        return []
+    if '"' not in line:
+        return line.split(",") if line else []
     try:
-        names = next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
+        return next(csv.reader([line], strict=True))
     except csv.Error as error:
         _refuse(where, f"{line[:_NUM_SHOWN]!r} ({error})", 'names with commas as "a, b"', "fix the quotes")
-    for name in names:
-        if fault := _unusable(name):
-            _refuse(where, fault, "comma-separated names of labels", "fix the line")
-    return names
-
-
-def _classes(file: Path, number: int, line: bytes, vocabulary: Vocabulary, known: Mapping[bytes, int]) -> list[int]:
-    """Return the class numbers of a line that may hold quotes; raises ManifestError for an unknown label."""
-    where = f"{file}:{number}"
-    names = _split(where, _decode(file, number, line))
-    for name in names:
-        if name.encode() not in known:
-            _refuse(
-                where,
-                f"the label {name[:_NUM_SHOWN]!r} is unknown",
-                f"one of those of {vocabulary.name}",
-                'correct it, or add it there; a name with commas stands in quotes, as in "a, b"',
-            )
-    return [known[name.encode()] for name in names]
-
-
-def _refuse_number(where: str, names: list[str], multi_label: bool) -> NoReturn:
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        _refuse(where, f"the label {twice!r} stands there twice", "each label once", "remove one")
-    found = f"{len(names)} labels" if names else "an empty line"
-    _refuse(where, found, "exactly one label", "correct the line, or set task.multi_label=true")

@@ -4,6 +4,7 @@ Line 1 is the root folder, or `/` before absolute paths. Every other line is `pa
 file's sample rate as a third column where it is not 16 kHz; `samples` counts at the file's own rate.
 """
 
+import codecs
 import posixpath
 import re
 from collections.abc import Iterable
@@ -20,11 +21,8 @@ from mae_ast_fairseq.files import atomic_write
 MAX_SAMPLE_DIGITS = 14  # 10^14 samples are 198 years, and samples * 16000 stays inside int64
 MAX_RATE_DIGITS = 9  # stays inside int32
 
-# A chunk and its temporaries stay in the processor's cache: 4 MB take 1.5 times as long. At 1 MB and above malloc
-# gives the temporaries back to the system after each chunk, which costs five times the page faults.
-_CHUNK_BYTES = 1 << 19
-_TAB, _NEWLINE, _SLASH, _DOT, _ZERO = b"\t\n/.0"
-_BOM = b"\xef\xbb\xbf"
+_ROW = re.compile(rf"[^\t]+\t[0-9]{{1,{MAX_SAMPLE_DIGITS}}}(?:\t(?!0+$)[0-9]{{1,{MAX_RATE_DIGITS}}})?")
+_NUM_SHOWN = 80  # characters of a bad line
 _REWRITE = "fix the line or write the manifest with `mae-ast manifest`"
 
 
@@ -47,8 +45,8 @@ class Manifest:
     root: str
     num_samples: np.ndarray
     sample_rates: np.ndarray
+    _starts: np.ndarray = field(repr=False)  # [N] each row's offset in the text
     _text: bytes = field(repr=False)  # the whole file
-    _starts: np.ndarray = field(repr=False)  # [N + 1] offsets in the text of each row, and of the end
 
     def __len__(self) -> int:
         return len(self.num_samples)
@@ -80,16 +78,15 @@ class Manifest:
 
     def line(self, row: int) -> int:
         """Return the number of a row's line in the manifest, where line 1 is the root."""
-        return range(len(self))[row] + 2
+        return row + 2
 
     def where(self, row: int) -> str:
         """Name a row as `file:line`, for messages."""
         return f"{self.file}:{self.line(row)}"
 
     def _written_path(self, row: int) -> str:
-        row = range(len(self))[row]  # rows from the end, and an IndexError past it
-        line = self._text[self._starts[row] : self._starts[row + 1]]
-        return line[: line.index(b"\t")].decode()
+        start = int(self._starts[row])
+        return self._text[start : self._text.index(b"\t", start)].decode()
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -100,18 +97,22 @@ def read_manifest(path: str | Path) -> Manifest:
     Raises ManifestError, which names the file and its first bad line.
     """
     file = Path(path)
-    text = _read_bytes(file).removeprefix(_BOM).rstrip(b"\r\n") + b"\n"
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n")
-    if text == b"\n":
-        _refuse(f"{file}:1", "the file is empty", "the root folder", "write it with `mae-ast manifest`")
+    text = _read_text(file)
     root_end = text.index(b"\n")
-    root = _read_root(file, text[:root_end])
+    root = text[:root_end].decode()
+    if not root or "\t" in root:
+        found = repr(root[:_NUM_SHOWN]) if root else "a blank line, or an empty file"
+        _refuse(f"{file}:1", found, "the root folder alone", "put the folder of the audio files first, or `/`")
     if root_end + 1 == len(text):
         _refuse(f"{file}:2", "nothing follows the root", "`path<TAB>samples`", "add the audio files")
-    starts, num_samples, sample_rates = _parse_rows(file, text, root)
-    where = root if root.startswith("/") else posixpath.join(file.absolute().parent.as_posix(), root)
-    return Manifest(file, where, num_samples, sample_rates, text, starts)
+    columns = _parse_columns(text)
+    if columns is None or _may_escape(text, columns.starts, root):  # line by line takes ten times as long
+        for number, line in enumerate(text.decode().split("\n")[1:-1], start=2):
+            _check_row(f"{file}:{number}", line, root)
+    assert columns is not None, "one of the lines was refused"
+    for column in columns:
+        column.setflags(write=False)
+    return Manifest(file, posixpath.join(file.absolute().parent.as_posix(), root), *columns, text)
 
 
 def write_manifest(path: str | Path, root: str | Path, rows: Iterable[ManifestRow | tuple[str, int, int]]) -> None:
@@ -130,10 +131,9 @@ def write_manifest(path: str | Path, root: str | Path, rows: Iterable[ManifestRo
             if reason := unwritable(relative_path):
                 raise ManifestError(f"{file}: the path {relative_path!r} {reason}; rename the file or leave it out")
             rate = "" if sample_rate == SAMPLE_RATE else f"\t{sample_rate}"
-            line = f"{relative_path}\t{num_samples}{rate}".encode()
-            if fault := _fault(line, root_text):
-                _refuse(str(file), *fault)
-            stream.write(line + b"\n")
+            line = f"{relative_path}\t{num_samples}{rate}"
+            _check_row(str(file), line, root_text)
+            stream.write(f"{line}\n".encode())
             num_rows += 1
         if num_rows == 0:
             _refuse(str(file), "no audio files to write", "at least one", "look at what was rejected")
@@ -156,144 +156,98 @@ def _refuse(where: str, found: str, expected: str, remedy: str = _REWRITE) -> No
     raise ManifestError(f"{where}: {found}; expected {expected}; {remedy}")
 
 
-def _read_bytes(file: Path) -> bytes:
+def _read_text(file: Path) -> bytes:
+    """Return the lines of a manifest as they are to be parsed: UTF-8, every one ending in a newline alone."""
     try:
-        return file.read_bytes()
+        text = file.read_bytes()
     except OSError as error:
+        if file.exists():
+            found = "this is a folder" if file.is_dir() else str(error.strerror or error)
+            _refuse(str(file), found, "a manifest that can be read", "correct the path or its permissions")
         if not file.parent.is_dir():
             _refuse(str(file), f"there is no folder {file.parent}", "a manifest", "correct the path (`task.data`)")
-        if not file.exists():
-            others = ", ".join(sorted(other.name for other in file.parent.glob("*.tsv"))) or "none"
-            found = f"there is no such file (manifests in its folder: {others})"
-            _refuse(str(file), found, "a manifest", "write it with `mae-ast manifest`")
-        found = "this is a folder" if file.is_dir() else str(error.strerror or error)
-        _refuse(str(file), found, "a manifest that can be read", "correct the path or its permissions")
-
-
-def _read_root(file: Path, line: bytes) -> str:
-    where = f"{file}:1"
-    if b"\0" in line or line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        _refuse(where, "a NUL byte or the mark of UTF-16", "the root folder as UTF-8 text", "save it as UTF-8")
+        others = ", ".join(sorted(other.name for other in file.parent.glob("*.tsv"))) or "none"
+        found = f"there is no such file (manifests in its folder: {others})"
+        _refuse(str(file), found, "a manifest", "write it with `mae-ast manifest`")
+    text = text.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") + b"\n"
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
     try:
-        root = line.decode()
-    except UnicodeDecodeError:
-        _refuse(where, f"{line[:80]!r} is not UTF-8", "the root folder as UTF-8 text", "save it as UTF-8")
-    if not root:
-        _refuse(where, "a blank line", "the root folder", "write the folder of the audio files, or `/`")
-    if "\t" in root:
-        found = f"a tab in {root[:80]!r}"
-        _refuse(where, found, "the root folder alone", "put the folder of the audio files first")
-    return root
+        text.decode()
+        place = text.find(b"\0")
+    except UnicodeDecodeError as error:
+        place = error.start
+    if place >= 0:
+        line = text[text.rfind(b"\n", 0, place) + 1 : place + 1][-_NUM_SHOWN:]
+        number = text.count(b"\n", 0, place) + 1
+        _refuse(
+            f"{file}:{number}", f"{line!r}, whose last byte is no UTF-8 text", "UTF-8 text", "save the file as UTF-8"
+        )
+    return text
 
 
-class _Rows(NamedTuple):
-    starts: np.ndarray
+class _Columns(NamedTuple):
     num_samples: np.ndarray
     sample_rates: np.ndarray
+    starts: np.ndarray
 
 
-def _parse_rows(file: Path, text: bytes, root: str) -> _Rows:
-    """Parse the lines after the first into row starts [N + 1] and columns [N], all read-only."""
-    begin, line, parts = text.index(b"\n") + 1, 2, []
-    while begin < len(text):
-        end = text.find(b"\n", begin + _CHUNK_BYTES) + 1 or len(text)
-        chunk = text[begin:end]
-        rows = _parse_lines(chunk)
-        if rows is None or _may_be_refused(chunk, rows, root):
-            for number, written in enumerate(chunk.removesuffix(b"\n").split(b"\n"), start=line):
-                if fault := _fault(written, root):
-                    _refuse(f"{file}:{number}", *fault)
-        assert rows is not None, "lines that cannot be parsed have a fault"
-        parts.append(rows._replace(starts=rows.starts + begin))
-        begin, line = end, line + len(rows.starts)
-    starts, num_samples, sample_rates = map(np.concatenate, zip(*parts, strict=True))
-    offset_type = np.uint32 if len(text) < 2**32 else np.int64
-    rows = _Rows(np.append(starts, len(text)).astype(offset_type), num_samples, sample_rates)
-    for array in rows:
-        array.setflags(write=False)
-    return rows
-
-
-def _parse_lines(chunk: bytes) -> _Rows | None:
-    """Parse whole lines; None where one of them is not a path and one or two numbers between tabs."""
-    text = np.frombuffer(chunk, dtype=np.uint8)
-    marks = np.flatnonzero((text == _TAB) | (text == _NEWLINE))
-    newlines = np.flatnonzero(text[marks] == _NEWLINE)
-    ends = marks[newlines]
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    first_mark = np.concatenate([[0], newlines[:-1] + 1])
-    num_tabs = newlines - first_mark
-    path_ends = marks[first_mark]
-    if num_tabs.min() < 1 or num_tabs.max() > 2 or (path_ends == starts).any():
+def _parse_columns(text: bytes) -> _Columns | None:
+    """Parse the lines after the first; None where one of them is not a path and one or two numbers between tabs."""
+    data = np.frombuffer(text, dtype=np.uint8)
+    newlines, tabs = (np.flatnonzero(data == ord(mark)) for mark in "\n\t")
+    starts, ends = newlines[:-1] + 1, newlines[1:]
+    first_tab = np.searchsorted(tabs, starts)
+    num_tabs = np.diff(first_tab, append=len(tabs))
+    if num_tabs.min() < 1 or num_tabs.max() > 2 or (tabs[first_tab] == starts).any():
         return None
-    count_ends = marks[first_mark + 1]
-    num_samples = _parse_digits(text, path_ends + 1, count_ends, MAX_SAMPLE_DIGITS)
     with_rate = np.flatnonzero(num_tabs == 2)
-    rates = _parse_digits(text, count_ends[with_rate] + 1, ends[with_rate], MAX_RATE_DIGITS)
+    count_ends = ends.copy()
+    count_ends[with_rate] = tabs[first_tab[with_rate] + 1]
+    num_samples = _parse_numbers(data, tabs[first_tab] + 1, count_ends, MAX_SAMPLE_DIGITS)
+    rates = _parse_numbers(data, count_ends[with_rate] + 1, ends[with_rate], MAX_RATE_DIGITS)
     if num_samples is None or rates is None or 0 in rates:
         return None
     sample_rates = np.full(len(starts), SAMPLE_RATE, dtype=np.int32)
     sample_rates[with_rate] = rates
-    return _Rows(starts, num_samples, sample_rates)
+    return _Columns(num_samples, sample_rates, starts.astype(np.uint32 if len(text) < 2**32 else np.int64))
 
 
-def _parse_digits(text: np.ndarray, begins: np.ndarray, ends: np.ndarray, max_digits: int) -> np.ndarray | None:
-    """Read the decimal numbers at text[begins:ends]: int64 [N], or None where one of them is no number."""
+def _parse_numbers(data: np.ndarray, begins: np.ndarray, ends: np.ndarray, max_digits: int) -> np.ndarray | None:
+    """Read the decimal numbers at data[begins:ends]: int64 [N], or None where one of them is no number."""
     widths = ends - begins
     shortest, longest = widths.min(initial=max_digits), widths.max(initial=0)
     if shortest < 1 or longest > max_digits:
         return None
     values = np.zeros(len(ends), dtype=np.int64)
     for place in range(longest):
-        digits = text[ends - 1 - place] - _ZERO  # uint8: what stands before "0" wraps to above 9
-        if place >= shortest:
-            digits[widths <= place] = 0
+        digits = data[ends - 1 - place] - ord("0")  # uint8: what stands before "0" wraps to above 9
+        digits[widths <= place] = 0
         if digits.max() > 9:
             return None
         values += digits * np.int64(10**place)
     return values
 
 
-def _may_be_refused(chunk: bytes, rows: _Rows, root: str) -> bool:
-    """Return whether parsed lines have to be looked at one by one, which takes ten times as long as parsing them."""
-    text = np.frombuffer(chunk, dtype=np.uint8)
-    is_dot = text == _DOT
-    has_two_dots = (is_dot[:-1] & is_dot[1:]).any()
-    has_absolute_path = root != "/" and (text[rows.starts] == _SLASH).any()
-    try:
-        chunk.decode()
-    except UnicodeDecodeError:
-        return True
-    return bool(has_two_dots or has_absolute_path or b"\0" in chunk)
+def _may_escape(text: bytes, starts: np.ndarray, root: str) -> bool:
+    """Return whether a path may lead out of the root: for an absolute one below a root, or two dots, in any line."""
+    data = np.frombuffer(text, dtype=np.uint8)
+    dots = np.flatnonzero(data == ord("."))
+    return bool((np.diff(dots) == 1).any() or (root != "/" and (data[starts] == ord("/")).any()))
 
 
-def _fault(line: bytes, root: str) -> tuple[str, str] | None:
-    """Say what is wrong with one line, without its line end, as (found, expected); None if nothing is."""
-    text = line.decode(errors="replace")
-    shown = repr(text if len(text) <= 160 else text[:160] + "...")
-    path, *columns = text.split("\t")
-    if not line:
-        return "a blank line", "`path<TAB>samples`"
-    if "\0" in text:
-        return f"a NUL byte in {shown}", "UTF-8 text"
-    if text.encode() != line:
-        return f"bytes that are not UTF-8 in {shown}", "UTF-8 text"
-    if not columns:
-        return f"no tab in {shown}", "`path<TAB>samples`"
-    if len(columns) > 2:
-        return (
-            f"{len(columns) + 1} columns in {shown}",
-            "`path<TAB>samples`, or a sample rate as third column",
+def _check_row(where: str, line: str, root: str) -> None:
+    """Raise ManifestError for a line that is not a path below the root, and one or two numbers."""
+    if not _ROW.fullmatch(line):
+        _refuse(
+            where,
+            repr(line[: 2 * _NUM_SHOWN]) if line else "a blank line",
+            f"`path<TAB>samples`, or `path<TAB>samples<TAB>hertz`, the numbers as at most {MAX_SAMPLE_DIGITS} and "
+            f"{MAX_RATE_DIGITS} digits",
         )
-    if not path:
-        return f"an empty path in {shown}", "`path<TAB>samples`"
+    path = line.split("\t")[0]
     if _escapes(path, root):
-        return f"the path {path!r} leads out of the root {root!r}", "a path below the root"
-    if not re.fullmatch(rf"[0-9]{{1,{MAX_SAMPLE_DIGITS}}}", columns[0]):
-        return f"{columns[0][:80]!r} for the number of samples", f"digits only, at most {MAX_SAMPLE_DIGITS}"
-    if len(columns) == 2 and not re.fullmatch(rf"(?=.*[1-9])[0-9]{{1,{MAX_RATE_DIGITS}}}", columns[1]):
-        return f"{columns[1][:80]!r} for the sample rate", "a positive number of hertz, digits only"
-    return None
+        _refuse(where, f"the path {path!r} leads out of the root {root!r}", "a path below the root")
 
 
 def _escapes(path: str, root: str) -> bool:
