@@ -117,7 +117,7 @@ def test_findings_come_by_row(clean):
 
 def test_more_rows_than_are_sent_to_workers_at_once_stay_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(check, "_ROWS_PER_TASK", 1)
-    monkeypatch.setattr(processes, "TASKS_AHEAD", 2)
+    monkeypatch.setattr(processes, "BLOCK_ITEMS", 5)
     path = write_clean(tmp_path / "corpus", num_files=12)
     report = check_manifest(read_manifest(path), num_workers=2)
     assert report.num_samples.tolist() == [8000 + 10 * index for index in range(12)]
@@ -294,6 +294,6 @@ def test_what_is_left_out_has_every_reason(tmp_path):
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_do(clean, monkeypatch):
-    monkeypatch.setattr(check, "_absence", lambda path: os._exit(9))  # which forked workers inherit
+    monkeypatch.setattr(check, "examine", lambda path: os._exit(9))  # which forked workers inherit
     with pytest.raises(AudioError, match=r"was killed.*--workers 1"):
         check_manifest(read_manifest(clean), num_workers=2)
