@@ -13,6 +13,7 @@ from tabulate import tabulate
 from mae_ast_fairseq.cli.arguments import at_least
 from mae_ast_fairseq.corpus.check import ERROR, FIXABLE, KINDS, WARNING, Report, check_manifest, fix
 from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
+from mae_ast_fairseq.corpus.script import read_lines
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
 from mae_ast_fairseq.files import check_file
@@ -100,10 +101,7 @@ def _read_labels(manifest: Path, num_rows: int) -> list[str] | None:
     path = manifest.with_suffix(".lbl")
     if not path.exists():
         return None
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path}: {error}; expected the labels of {manifest} as UTF-8 text") from None
+    lines = read_lines(path)
     if len(lines) != num_rows:
         raise ManifestError(
             f"{path}: {len(lines)} lines; expected {num_rows}, one for each row of {manifest}; "

@@ -61,7 +61,7 @@ class Source(NamedTuple):
     """what an archive holds in a form that cannot be read in place"""
 
 
-def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+def find_audio(root: str | Path) -> list[str]:
     """Return the audio files below a folder: sorted POSIX paths relative to it.
 
     Hidden files and folders are skipped. Links to folders are followed, but no folder is entered twice, and
@@ -71,7 +71,6 @@ def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list
     if not top.is_dir():
         found = "a file" if top.exists() else "nothing"
         raise ConfigError(f"{root}: {found} is there; expected a folder of audio files; correct the path")
-    suffixes = tuple(extensions)
     pending, entered, paths = [str(top)], set(), []
     while pending:
         for folder, folders, files in os.walk(pending.pop(0), onerror=_refuse_folder):
@@ -84,7 +83,7 @@ def find_audio(root: str | Path, extensions: Sequence[str] = EXTENSIONS) -> list
             pending += [link for name in folders if os.path.islink(link := f"{folder}/{name}")]  # noqa: PTH114
             relative = os.path.relpath(folder, top).replace(os.sep, "/")
             prefix = "" if relative == "." else f"{relative}/"
-            paths += [prefix + name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
+            paths += [prefix + name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
     return sorted(paths)
 
 

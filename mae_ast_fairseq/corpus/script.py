@@ -65,11 +65,11 @@ def write_splits(
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Read the lines of a corpus' list, without their line ends; raises ConfigError where that fails."""
+    """Read the lines of a list, without their line ends; raises ConfigError where that fails."""
     try:
         return Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {error}; expected the corpus' own list as UTF-8 text; check the folder") from None
+        raise ConfigError(f"{path}: {error}; expected a list as UTF-8 text; correct the path") from None
 
 
 def corpus_parser(description: str | None) -> argparse.ArgumentParser:

@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from mae_ast_fairseq.errors import ConfigError
-
 SAMPLE_RATE = 16_000
 
 
@@ -17,39 +15,30 @@ def write_corpus(
     num_clips: int,
     seconds: tuple[float, float] = (1.0, 4.0),
     seed: int = 0,
-    sample_rates: tuple[int, ...] = (SAMPLE_RATE,),
-    extension: str = "flac",
 ) -> None:
-    """Write `{class}_{index}.{extension}` files, 16-bit mono, the classes and the sample rates taking turns.
+    """Write `{class}_{index}.flac` files, 16-bit mono at 16 kHz, the classes taking turns.
 
     Durations are uniform over `seconds`. Each clip follows from the seed and its index alone.
-    Raises ConfigError for an extension other than flac and wav.
     """
-    if extension not in ("flac", "wav"):
-        raise ConfigError(f"extension is {extension!r}; expected flac or wav")
     Path(folder).mkdir(parents=True, exist_ok=True)
     labels = list(CLASSES)
     for index in range(num_clips):
         generator = np.random.Generator(np.random.Philox(key=[seed, index]))
         label = labels[index % len(labels)]
-        sample_rate = sample_rates[index // len(labels) % len(sample_rates)]
-        num_samples = round(generator.uniform(*seconds) * sample_rate)
-        waveform = synthesize(label, num_samples, generator, sample_rate)
-        sf.write(Path(folder) / f"{label}_{index}.{extension}", waveform, sample_rate, subtype="PCM_16")
+        num_samples = round(generator.uniform(*seconds) * SAMPLE_RATE)
+        waveform = synthesize(label, num_samples, generator)
+        sf.write(Path(folder) / f"{label}_{index}.flac", waveform, SAMPLE_RATE, subtype="PCM_16")
 
 
-def synthesize(
-    label: str, num_samples: int, generator: np.random.Generator, sample_rate: int = SAMPLE_RATE
-) -> np.ndarray:
-    """Draw one clip of a class: float32 [num_samples], within [-1, 1], over a faint noise floor."""
-    times = np.arange(num_samples) / sample_rate
+def synthesize(label: str, num_samples: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw one clip of a class at 16 kHz: float32 [num_samples], within [-1, 1], over a faint noise floor."""
+    times = np.arange(num_samples) / SAMPLE_RATE
     waveform = CLASSES[label](times, generator) + 0.002 * generator.standard_normal(num_samples)
     level = generator.uniform(0.2, 0.8) / np.abs(waveform).max(initial=1e-9)
     return (waveform * level).astype(np.float32)
 
 
-# Each takes the samples' times in seconds [S] and a generator. The pitched ones stay below 3.5 kHz, so that a
-# sample rate of 8 kHz holds them.
+# Each takes the samples' times in seconds [S] and a generator.
 
 
 def _tone(times: np.ndarray, generator: np.random.Generator) -> np.ndarray:

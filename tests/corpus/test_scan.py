@@ -41,11 +41,6 @@ def test_audio_is_found_sorted_and_hidden_files_are_not(tmp_path):
     assert find_audio(tmp_path) == ["a-c/x.mp3", "a/y.Opus", "a/z.FLAC", "b.wav"]
 
 
-def test_only_the_given_extensions_are_found(tmp_path):
-    _touch(tmp_path, "a.wav", "b.flac")
-    assert find_audio(tmp_path, (".flac",)) == ["b.flac"]
-
-
 def test_links_are_followed_once(tmp_path):
     _touch(tmp_path, "corpus/real/a.wav", "elsewhere/b.wav")
     (tmp_path / "corpus" / "loop").symlink_to(tmp_path / "corpus")
