@@ -78,7 +78,12 @@ def run(args: argparse.Namespace) -> int:
     _check_listed(args.valid, listed, {*source.names.values(), *(name for name, _ in source.rejected)})
     prepare_folder("--out", args.out)
     names = ["train", "valid"] if listed or fraction > 0 else ["train"]
-    _check_stale(args.out, names)
+    stale = args.out / "valid.tsv"
+    if "valid" not in names and stale.exists():
+        raise ConfigError(
+            f"{stale}: there from an earlier run, and its files would now be in train.tsv too; delete it or choose "
+            "another --out"
+        )
 
     accepted, rejected = _probe(source, args)
     splits: dict[str, list[ManifestRow]] = {name: [] for name in names}
@@ -166,14 +171,6 @@ def _check_listed(list_path: str, listed: Mapping[str, int], found: set[str]) ->
                 f"{list_path}:{line}: no audio file {name!r} in the folder; expected a path relative "
                 "to the folder, as `find . -printf '%P\\n'` prints; correct or delete the line"
             )
-
-
-def _check_stale(out: Path, names: Sequence[str]) -> None:
-    if "valid" not in names and (out / "valid.tsv").exists():
-        raise ConfigError(
-            f"{out / 'valid.tsv'}: there from an earlier run, and its files would now be in train.tsv too; "
-            "delete it or choose another --out"
-        )
 
 
 def _check_sides(valid: str, splits: Mapping[str, Sequence[ManifestRow]]) -> None:

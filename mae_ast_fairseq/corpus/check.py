@@ -185,7 +185,10 @@ def _examine(row: ManifestRow) -> _Examined:
     if sample_rate != row.sample_rate:
         faults.append(Fault("other rate", f"{sample_rate} Hz, the manifest says {row.sample_rate} Hz"))
     try:
-        sound = _listen(path)
+        with open_audio(path) as file, np.errstate(over="ignore", invalid="ignore"):
+            sound = _Sound(file.samplerate, file.channels, _FULL_SCALE.get(file.subtype, _FULL_SCALE_16_BIT))
+            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                sound.add(block)
     except DECODING_ERRORS as error:
         return _Examined([Fault("unreadable", decoding_fault(path, error))])
     if sound.num_samples < num_samples:
@@ -213,15 +216,6 @@ def _as_finding(fault: Fault) -> Fault:
     if fault.kind == "empty":
         return Fault("too short", "no samples")
     return fault if fault.kind in KINDS else Fault("unreadable", str(fault))
-
-
-def _listen(path: str) -> "_Sound":
-    with open_audio(path) as file:
-        sound = _Sound(file.samplerate, file.channels, _FULL_SCALE.get(file.subtype, _FULL_SCALE_16_BIT))
-        with np.errstate(over="ignore", invalid="ignore"):
-            while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                sound.add(block)
-    return sound
 
 
 class _Sound:

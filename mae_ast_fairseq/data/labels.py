@@ -36,10 +36,6 @@ class Vocabulary:
         """Return what the names come from, for messages."""
         return str(self.file) if self.file else f"the {len(self)} known labels"
 
-    def where(self, index: int) -> str:
-        """Name a class's line as `file:line`, for messages."""
-        return f"{self.file}:{index + 1}" if self.file else self.name
-
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -185,7 +181,7 @@ def check_each_has_example(labels: Labels, rows: np.ndarray | None = None) -> No
         more = f" and {len(missing) - len(names)} others" if len(missing) > len(names) else ""
         kept = "" if rows is None else f" among the {len(rows)} that can be trained on"
         _refuse(
-            labels.vocabulary.where(missing[0]),
+            f"{labels.vocabulary.file}:{missing[0] + 1}" if labels.vocabulary.file else labels.vocabulary.name,
             f"no clip of {labels.name}{kept} has the label {', '.join(map(repr, names))}{more}",
             "at least one for each label",
             f"remove the line from {FILE_NAME}, or add clips",
