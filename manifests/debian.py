@@ -119,11 +119,10 @@ def labelled(kind: str, splits: dict[str, list[ManifestRow]]) -> dict[str, list[
     """Return the rows that have a label of a kind: words that two languages have, and labels that train has."""
     known = {split: [row for row in rows if kind in labels_of(row.relative_path)] for split, rows in splits.items()}
     if kind == "word":
-        spoken = {(labels["word"], labels["language"]) for rows in known.values() for row in rows
-                  if (labels := labels_of(row.relative_path))}  # fmt: skip
-        counts = Counter(word for word, _ in spoken)
-        known = {split: [row for row in rows if counts[labels_of(row.relative_path)["word"]] > 1]
-                 for split, rows in known.items()}  # fmt: skip
+        labels = [labels_of(row.relative_path) for row in [*known["train"], *known["valid"]]]
+        counts = Counter(word for word, _ in {(label["word"], label["language"]) for label in labels})
+        for split, rows in known.items():
+            known[split] = [row for row in rows if counts[labels_of(row.relative_path)["word"]] > 1]
     learnt = {labels_of(row.relative_path)[kind] for row in known["train"]}
     known["valid"] = [row for row in known["valid"] if labels_of(row.relative_path)[kind] in learnt]
     return known
