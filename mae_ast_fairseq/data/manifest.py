@@ -106,9 +106,10 @@ def read_manifest(path: str | Path) -> Manifest:
     if root_end + 1 == len(text):
         _refuse(f"{file}:2", "nothing follows the root", "`path<TAB>samples`", "add the audio files")
     columns = _parse_columns(text)
-    if columns is None or _may_escape(text, columns.starts, root):  # line by line takes ten times as long
+    if columns is None or _may_escape(text, columns.starts, root):  # takes two times as long, or more
         for number, line in enumerate(text.decode().split("\n")[1:-1], start=2):
-            _check_row(f"{file}:{number}", line, root)
+            if columns is None or ".." in line or line.startswith("/"):
+                _check_row(f"{file}:{number}", line, root)
     assert columns is not None, "one of the lines was refused"
     for column in columns:
         column.setflags(write=False)
