@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.criterions import register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mae_ast_fairseq.config.classification import ClassificationCriterionFields, check_classification_criterion
 from mae_ast_fairseq.config.pretraining import require_choice
+from mae_ast_fairseq.criterions.base import AudioCriterion, Measured
 from mae_ast_fairseq.training_error import without_traceback
 
 
@@ -23,19 +24,6 @@ class ClassificationCriterionConfig(ClassificationCriterionFields, FairseqDatacl
 
 LABEL_THRESHOLD = 0.25
 """A target above it is a label of the clip, or of one that takes part in a mixture; what is smoothed lies below."""
-
-
-class Measured(NamedTuple):
-    """What a batch gives."""
-
-    loss: Tensor
-    """sum over its clips"""
-    sample_size: int
-    """B"""
-    logging_output: dict[str, Any]
-    """sums to log"""
-    probabilities: Tensor
-    """[B, K] float32, without a gradient"""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -65,7 +53,7 @@ LOSSES = {
 
 
 @register_criterion("mae_ast_classification", dataclass=ClassificationCriterionConfig)
-class ClassificationCriterion(FairseqCriterion):
+class ClassificationCriterion(AudioCriterion):
     """The loss of a batch of labelled clips, whose labels may be fractions, as mixup and label smoothing make them."""
 
     @without_traceback
@@ -75,50 +63,23 @@ class ClassificationCriterion(FairseqCriterion):
         check_classification_criterion(ClassificationCriterionFields(loss), task.cfg.multi_label)
         self.loss = LOSSES[loss]
 
-    def forward(
-        self, model: nn.Module, sample: dict[str, Any], reduce: bool = True
-    ) -> tuple[Tensor, int, dict[str, Any]]:
-        """Return the summed loss, the number of clips, and sums to log."""
-        return self.measure(model, sample)[:3]
-
     def measure(self, model: nn.Module, sample: dict[str, Any]) -> Measured:
-        """Return what fairseq asks of a criterion, and each clip's probabilities."""
+        """Sum the loss over the clips, whose probabilities [B, K] float32 have no gradient."""
         logits = model(**sample["net_input"]).float()  # [B, K]
         targets = sample["target"].plain
         loss = self.loss.per_clip(logits, targets).sum()
         hits = targets.gather(1, logits.argmax(dim=1, keepdim=True)) > LABEL_THRESHOLD
-
-        source, frames_mask = sample["net_input"]["source"], sample["net_input"]["padding_mask"]
-        # A tensor in any case: processes add numbers and tensors up in separate messages, which must agree.
-        num_padded = loss.new_zeros(()) if frames_mask is None else frames_mask.sum()
         logging_output = {
+            **self.batch_sums(sample),
             "loss": loss.detach(),
             "num_hits": hits.sum(),
-            "num_frames": source.shape[0] * source.shape[1],
-            "num_padded_frames": num_padded,
-            "num_bad_files": sample["num_bad_files"],
-            "ntokens": sample["ntokens"],
-            "nsentences": sample["nsentences"],
             "sample_size": sample["nsentences"],
         }
         return Measured(loss, sample["nsentences"], logging_output, self.loss.probabilities(logits.detach()))
 
     @classmethod
-    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+    def log_means(cls, totals: dict[str, Any]) -> None:
         """Log the means over clips; what is measured over a whole validation set is the task's to log."""
-
-        def total(name: str) -> Any:
-            return sum(output.get(name, 0) for output in logging_outputs)
-
-        num_clips, num_frames = total("sample_size"), total("num_frames")
-        if num_clips == 0 or num_frames == 0:
-            return  # every process held a filler batch
-        metrics.log_scalar("loss", total("loss") / num_clips, num_clips, round=4)
-        metrics.log_scalar("top1", total("num_hits") / num_clips, num_clips, round=4)
-        metrics.log_scalar("padding_share", total("num_padded_frames") / num_frames, num_frames, round=4)
-        metrics.log_scalar_sum("bad_files", total("num_bad_files"), round=0)
-
-    @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
-        """Tell fairseq that processes may add their logging outputs up."""
-        return True
+        num_clips = totals["sample_size"]
+        metrics.log_scalar("loss", totals["loss"] / num_clips, num_clips, round=4)
+        metrics.log_scalar("top1", totals["num_hits"] / num_clips, num_clips, round=4)

@@ -122,8 +122,8 @@ class MaeAstPretrainingTask(AudioTask):
         model.eval()
         with torch.no_grad():
             measured = criterion.measure(model, sample)
-            swapped = self._swapped_errors(model, measured.predictions)
-            self._health.add(measured.predictions.encoded, swapped)
+            predictions = measured.output
+            self._health.add(predictions.encoded, self._swapped_errors(model, predictions))
         return measured[:3]
 
     def _swapped_errors(self, model: Any, predictions: Predictions) -> Optional[SwappedErrors]:

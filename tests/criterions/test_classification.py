@@ -59,7 +59,7 @@ def test_the_loss_is_a_float32_sum_over_clips_under_bf16(loss):
     ("loss", "expected"), [("cross_entropy", LOGITS.softmax(dim=1)), ("binary_cross_entropy", LOGITS.sigmoid())]
 )
 def test_probabilities_are_those_that_the_loss_trains(loss, expected):
-    probabilities = criterion(loss).measure(model, sample()).probabilities
+    probabilities = criterion(loss).measure(model, sample()).output
     torch.testing.assert_close(probabilities, expected)
 
 
