@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Optional
 
 from mae_ast_fairseq.config.pretraining import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
     AudioTaskFields,
     ClassifierFields,
+    Range,
     check_audio_task,
     option,
-    require_positive,
 )
 from mae_ast_fairseq.errors import ConfigError
 
@@ -22,13 +26,23 @@ class ClassificationTaskFields(AudioTaskFields):
 
     multi_label: bool = option(False, "a clip may have any number of labels; false: exactly one")
     fixed_size: Optional[int] = option(
-        None, "every clip is cropped or padded to this many samples; none: batches are as long as their longest clip"
+        None,
+        "every clip is cropped or padded to this many samples; none: batches are as long as their longest clip",
+        POSITIVE,
     )
-    frequency_mask: int = option(0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none")
-    time_mask: int = option(0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none")
-    mixup: float = option(0.0, "probability that a training clip is mixed with another, and their labels with it")
-    roll_seconds: float = option(0.0, "training clips are rolled in time by at most so many seconds, either way")
-    label_smoothing: float = option(0.0, "fraction of a training label that is spread over all classes")
+    frequency_mask: int = option(
+        0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none", NOT_NEGATIVE
+    )
+    time_mask: int = option(
+        0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none", NOT_NEGATIVE
+    )
+    mixup: float = option(
+        0.0, "probability that a training clip is mixed with another, and their labels with it", PROBABILITY
+    )
+    roll_seconds: float = option(
+        0.0, "training clips are rolled in time by at most so many seconds, either way", NOT_NEGATIVE
+    )
+    label_smoothing: float = option(0.0, "fraction of a training label that is spread over all classes", BELOW_ONE)
     balanced: bool = option(False, "draw training clips with weights so that rare classes come as often as common ones")
 
 
@@ -41,12 +55,16 @@ class FinetuningFields(ClassifierFields):
         "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier), or tiny; none: from scratch",
     )
     freeze_finetune_updates: int = option(
-        0, "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe"
+        0,
+        "the encoder is left as it is for so many updates; a number that is never reached makes a linear probe",
+        NOT_NEGATIVE,
     )
     layer_decay: float = option(
-        1.0, "learning rate of each encoder layer, as a fraction of that of the layer above; 1: the same for all"
+        1.0,
+        "learning rate of each encoder layer, as a fraction of that of the layer above; 1: the same for all",
+        Range("more than 0 and at most 1", lambda value: 0 < value <= 1),
     )
-    head_lr_scale: float = option(1.0, "learning rate of the head, as a multiple of optimization.lr")
+    head_lr_scale: float = option(1.0, "learning rate of the head, as a multiple of optimization.lr", POSITIVE)
 
 
 @dataclass
@@ -57,26 +75,13 @@ class ClassificationCriterionFields:
 
 
 def check_classification_task(fields: ClassificationTaskFields) -> None:
-    """Raise ConfigError where a field of the classification task cannot be used; augmentation checks its own."""
-    check_audio_task(fields)
-    if fields.fixed_size is not None:
-        require_positive("task.fixed_size", fields.fixed_size)
+    """Raise ConfigError where a field of the classification task cannot be used."""
+    check_audio_task(ClassificationTaskFields, fields)
     if fields.fixed_size is not None and fields.max_sample_size is not None:
         raise ConfigError(
             f"task.fixed_size: {fields.fixed_size} was given with task.max_sample_size={fields.max_sample_size}; "
             "expected one of them: set task.max_sample_size=null"
         )
-
-
-def check_finetuning(fields: FinetuningFields) -> None:
-    """Raise ConfigError where a field that says how the classifier learns cannot be used."""
-    if fields.freeze_finetune_updates < 0:
-        raise ConfigError(
-            f"model.freeze_finetune_updates: {fields.freeze_finetune_updates} was given; expected 0 or more updates"
-        )
-    if not 0 < fields.layer_decay <= 1:
-        raise ConfigError(f"model.layer_decay: {fields.layer_decay} was given; expected more than 0 and at most 1")
-    require_positive("model.head_lr_scale", fields.head_lr_scale)
 
 
 def check_classification_criterion(fields: ClassificationCriterionFields, multi_label: bool) -> None:

@@ -5,17 +5,48 @@ The registered fairseq configs derive from these. Names are those of the release
 released behaviour, and our recipes under `examples/` say where they differ.
 """
 
+import dataclasses
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from mae_ast_fairseq.errors import ConfigError
 
 
-def option(default: Any, text: str) -> Any:
-    """Return a dataclass field with a default and its help."""
-    return field(default=default, metadata={"help": text})
+class Range(NamedTuple):
+    """The numbers that a field takes."""
+
+    expected: str
+    """in words"""
+    holds: Callable[[float], bool]
+    """whether a number is one of them; NaN never is"""
+
+
+POSITIVE = Range("more than 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
+BELOW_ONE = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
+PROBABILITY = Range("0 to 1", lambda value: 0 <= value <= 1)
+
+
+def option(default: Any, text: str, numbers: Optional[Range] = None) -> Any:
+    """Return a dataclass field with a default, its help, and the numbers it takes; None is always taken."""
+    return field(default=default, metadata={"help": text, "numbers": numbers})
+
+
+def check_ranges(section: str, kind: type, fields: Any) -> None:
+    """Raise ConfigError where a number in `fields` is not one that its field of the dataclass `kind` takes."""
+    for each in dataclasses.fields(kind):
+        numbers: Optional[Range] = each.metadata.get("numbers")
+        if numbers is None:
+            continue
+        value = getattr(fields, each.name)
+        if value is not None and not numbers.holds(value):
+            raise ConfigError(f"{section}.{each.name}: {value} was given; expected {numbers.expected}")
+
+
+def _normalization(default: str) -> Any:
+    return option(default, "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance")
 
 
 @dataclass
@@ -27,23 +58,25 @@ class EncoderFields:
     ast_kernel_stride_chan: int = option(128, "distance between tokens in Mel bands; MAE-AST: the kernel's")
     ast_kernel_stride_time: int = option(2, "distance between tokens in frames of 10 ms; MAE-AST: the kernel's")
 
-    encoder_layers: int = option(12, "layers of the encoder (6 in the paper's ablations)")
-    encoder_embed_dim: int = option(768, "width of the encoder")
-    encoder_ffn_embed_dim: int = option(3072, "width of the encoder's feed-forward layers")
-    encoder_attention_heads: int = option(12, "attention heads of the encoder")
+    encoder_layers: int = option(12, "layers of the encoder (6 in the paper's ablations)", POSITIVE)
+    encoder_embed_dim: int = option(768, "width of the encoder", POSITIVE)
+    encoder_ffn_embed_dim: int = option(3072, "width of the encoder's feed-forward layers", POSITIVE)
+    encoder_attention_heads: int = option(12, "attention heads of the encoder", POSITIVE)
     activation_fn: str = option("gelu", "activation of the feed-forward layers: gelu (erf) or relu")
     layer_norm_first: bool = option(False, "LayerNorm before attention and feed-forward instead of after them")
 
-    dropout: float = option(0.1, "dropout at each layer's output and at a stack's input")
-    attention_dropout: float = option(0.1, "dropout of attention weights; on CPU 0, or attention is not fused")
-    activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward layers")
-    dropout_input: float = option(0.1, "dropout of the projected tokens, only when masking")
-    encoder_layerdrop: float = option(0.05, "probability of leaving out an encoder layer in an update")
-
-    max_token_length: int = option(2048, "positions: those computed in advance, or the number that is learned")
-    normalization: str = option(
-        "batch", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
+    dropout: float = option(0.1, "dropout at each layer's output and at a stack's input", BELOW_ONE)
+    attention_dropout: float = option(
+        0.1, "dropout of attention weights; on CPU 0, or attention is not fused", BELOW_ONE
     )
+    activation_dropout: float = option(0.0, "dropout after the activation of the feed-forward layers", BELOW_ONE)
+    dropout_input: float = option(0.1, "dropout of the projected tokens, only when masking", BELOW_ONE)
+    encoder_layerdrop: float = option(0.05, "probability of leaving out an encoder layer in an update", BELOW_ONE)
+
+    max_token_length: int = option(
+        2048, "positions: those computed in advance, or the number that is learned", POSITIVE
+    )
+    normalization: str = _normalization("batch")
     checkpoint_activations: bool = option(
         False, "recompute each layer in the backward pass: less memory, one forward pass more"
     )
@@ -53,10 +86,12 @@ class EncoderFields:
 class MaskingFields:
     """Fields of how a model that is pretrained masks its tokens and starts to predict them."""
 
-    random_mask_prob: float = option(0.75, "fraction of tokens that are masked, inside (0, 1)")
-    mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask")
+    random_mask_prob: float = option(0.75, "fraction of tokens that are masked, inside (0, 1)", POSITIVE)
+    mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask", POSITIVE)
     head_init_scale: float = option(
-        1.0, "initial weights and biases of the two heads, as a multiple of torch's; 0.01: predictions start near zero"
+        1.0,
+        "initial weights and biases of the two heads, as a multiple of torch's; 0.01: predictions start near zero",
+        POSITIVE,
     )
 
 
@@ -65,12 +100,14 @@ class MaeAstFields(MaskingFields, EncoderFields):
     """Fields of the `mae_ast` model."""
 
     decoder_type: str = option("transformer", "what predicts the masked tokens: transformer")
-    decoder_layers: int = option(2, "layers of the decoder")
-    decoder_embed_dim: int = option(768, "width of the decoder; other than the encoder's: use_post_enc_proj")
-    decoder_ffn_embed_dim: int = option(0, "width of the decoder's feed-forward layers; 0: as the encoder")
-    decoder_attention_heads: int = option(0, "attention heads of the decoder; 0: as the encoder")
+    decoder_layers: int = option(2, "layers of the decoder", POSITIVE)
+    decoder_embed_dim: int = option(768, "width of the decoder; other than the encoder's: use_post_enc_proj", POSITIVE)
+    decoder_ffn_embed_dim: int = option(
+        0, "width of the decoder's feed-forward layers; 0: as the encoder", NOT_NEGATIVE
+    )
+    decoder_attention_heads: int = option(0, "attention heads of the decoder; 0: as the encoder", NOT_NEGATIVE)
     use_post_enc_proj: bool = option(False, "linear layer between encoder and decoder")
-    decoder_layerdrop: float = option(0.0, "probability of leaving out a decoder layer in an update")
+    decoder_layerdrop: float = option(0.0, "probability of leaving out a decoder layer in an update", BELOW_ONE)
     enc_sine_pos: bool = option(True, "sin/cos positions at the encoder's input")
     dec_sine_pos: bool = option(True, "sin/cos positions at the decoder's input")
 
@@ -79,18 +116,14 @@ class MaeAstFields(MaskingFields, EncoderFields):
 class SsastFields(MaskingFields, EncoderFields):
     """Fields of the `ssast` model: `max_token_length` positions are learned."""
 
-    normalization: str = option(
-        "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
-    )
+    normalization: str = _normalization("dataset")
 
 
 @dataclass
 class ClassifierFields(EncoderFields):
     """Fields of the `mae_ast_classifier` model: an encoder, what is read out of it, and one linear layer."""
 
-    normalization: str = option(
-        "dataset", "input statistics: dataset (fixed, computed once), batch (BatchNorm), utterance"
-    )
+    normalization: str = _normalization("dataset")
     positions: str = option("sinusoidal", "sinusoidal (MAE-AST), learned (SSAST, AST) or none")
     labels: list[str] = field(
         default_factory=list, metadata={"help": "names of the classes in the order of the head; the task fills them in"}
@@ -98,7 +131,7 @@ class ClassifierFields(EncoderFields):
     multi_label: bool = option(False, "a clip may have many labels: probabilities by sigmoid; as task.multi_label")
     readout: str = option("mean", "a clip's vector: mean, mean+max, mean+std; of patches also bands, bands+max")
     readout_layers: str = option("last", "the layers that are read out: last, all, or numbers from 1, in quotes: '2,4'")
-    head_dropout: float = option(0.0, "dropout of what is read out, before the linear layer")
+    head_dropout: float = option(0.0, "dropout of what is read out, before the linear layer", BELOW_ONE)
 
 
 @dataclass
@@ -108,13 +141,15 @@ class AudioTaskFields:
     data: str = option("???", "folder of {split}.tsv; several, separated by `:`, are trained on together")
     seed: int = option("${common.seed}", "of every random draw; common.seed")
     sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
-    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's")
-    max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples")
-    min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples")
-    max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples")
+    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", POSITIVE)
+    max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples", POSITIVE)
+    min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples", POSITIVE)
+    max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples", POSITIVE)
     random_crop: bool = option(True, "crop at a random place; false, and validation of classes: keep the start")
     max_bad_fraction: float = option(
-        0.01, "fraction of a manifest's files that may prove broken (and are replaced) before the run stops"
+        0.01,
+        "fraction of a manifest's files that may prove broken (and are replaced) before the run stops",
+        PROBABILITY,
     )
     rebuild_batches: bool = option(
         True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
@@ -138,26 +173,14 @@ class PretrainingTaskFields(AudioTaskFields):
 class PretrainingCriterionFields:
     """Fields of the `mae_ast` criterion."""
 
-    reconstruction_weight: float = option(10.0, "weight of the reconstruction error; 0: leave it out")
-    classification_weight: float = option(1.0, "weight of InfoNCE; 0: leave it out")
+    reconstruction_weight: float = option(10.0, "weight of the reconstruction error; 0: leave it out", NOT_NEGATIVE)
+    classification_weight: float = option(1.0, "weight of InfoNCE; 0: leave it out", NOT_NEGATIVE)
 
 
 def require_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise ConfigError unless `value` is one of `choices`; `name` is the field, as in `task.mask_type`."""
     if value not in choices:
         raise ConfigError(f"{name}: {value!r} is unknown; expected one of {', '.join(sorted(choices))}")
-
-
-def require_positive(name: str, value: float) -> None:
-    """Raise ConfigError unless `value` is above zero."""
-    if not 0 < value < math.inf:
-        raise ConfigError(f"{name}: {value} was given; expected more than 0")
-
-
-def require_fraction(name: str, value: float) -> None:
-    """Raise ConfigError unless `value` lies in [0, 1): dropout rates and the like."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{name}: {value} was given; expected at least 0 and less than 1")
 
 
 def require_multiple(name: str, value: int, of_name: str, of: int) -> None:
@@ -172,35 +195,16 @@ def require_even(name: str, width: int) -> None:
         raise ConfigError(f"{name}: {width} was given; expected an even number for sin/cos positions")
 
 
-POSITIVE = (
-    "head_init_scale",
-    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
-    *("decoder_layers", "decoder_embed_dim", "mask_length", "max_token_length"),
-)
-FRACTIONS = (
-    *("dropout", "attention_dropout", "activation_dropout", "dropout_input", "head_dropout"),
-    *("encoder_layerdrop", "decoder_layerdrop"),
-)
-
-
-def check_encoder(fields: EncoderFields) -> None:
-    """Raise ConfigError where a field of a model cannot be used; the token grid checks itself."""
-    for name in POSITIVE:
-        if hasattr(fields, name):
-            require_positive(f"model.{name}", getattr(fields, name))
-    for name in FRACTIONS:
-        if hasattr(fields, name):
-            require_fraction(f"model.{name}", getattr(fields, name))
+def check_encoder(kind: type[EncoderFields], fields: EncoderFields) -> None:
+    """Raise ConfigError where a field of a model, one of `kind`, cannot be used; the token grid checks itself."""
+    check_ranges("model", kind, fields)
     heads = fields.encoder_attention_heads
     require_multiple("model.encoder_embed_dim", fields.encoder_embed_dim, "model.encoder_attention_heads", heads)
 
 
 def check_mae_ast(fields: MaeAstFields) -> None:
     """Raise ConfigError where the fields of MAE-AST contradict each other."""
-    check_encoder(fields)
-    for name in ("decoder_ffn_embed_dim", "decoder_attention_heads"):
-        if getattr(fields, name) != 0:  # 0: as the encoder
-            require_positive(f"model.{name}", getattr(fields, name))
+    check_encoder(MaeAstFields, fields)
     require_multiple(
         "model.decoder_embed_dim",
         fields.decoder_embed_dim,
@@ -218,31 +222,25 @@ def check_mae_ast(fields: MaeAstFields) -> None:
         )
 
 
-def check_audio_task(fields: AudioTaskFields) -> None:
-    """Raise ConfigError where a field that every task has cannot be used."""
+def check_audio_task(kind: type[AudioTaskFields], fields: AudioTaskFields) -> None:
+    """Raise ConfigError where a field of a task, one of `kind`, cannot be used."""
+    check_ranges("task", kind, fields)
     if fields.sample_rate != 16_000:
         raise ConfigError(
             f"task.sample_rate: {fields.sample_rate} was given; expected 16000, the rate of the model's filterbank "
             "(files of any rate are resampled to it)"
         )
-    require_positive("task.feature_dim", fields.feature_dim)
-    for name in ("max_sample_size", "min_sample_size", "max_keep_size"):
-        value = getattr(fields, name)
-        if value is not None:
-            require_positive(f"task.{name}", value)
     shortest, longest = fields.min_sample_size, fields.max_keep_size
     if shortest is not None and longest is not None and longest < shortest:
         raise ConfigError(
             f"task.max_keep_size: {longest} was given with task.min_sample_size={shortest}, which leaves no clip; "
             "raise it or lower the other"
         )
-    if not 0 <= fields.max_bad_fraction <= 1:
-        raise ConfigError(f"task.max_bad_fraction: {fields.max_bad_fraction} was given; expected 0 to 1 (0.01: 1 %)")
 
 
 def check_pretraining_task(fields: PretrainingTaskFields) -> None:
     """Raise ConfigError where a field of the pretraining task cannot be used."""
-    check_audio_task(fields)
+    check_audio_task(PretrainingTaskFields, fields)
     if fields.normalize:
         raise ConfigError(
             "task.normalize: true was given; expected false: the filterbank takes waveforms as they are, and "
@@ -252,9 +250,7 @@ def check_pretraining_task(fields: PretrainingTaskFields) -> None:
 
 def check_pretraining_criterion(fields: PretrainingCriterionFields) -> None:
     """Raise ConfigError where a weight is negative or both are zero."""
-    for name in ("reconstruction_weight", "classification_weight"):
-        if not getattr(fields, name) >= 0:
-            raise ConfigError(f"criterion.{name}: {getattr(fields, name)} was given; expected 0 or more")
+    check_ranges("criterion", PretrainingCriterionFields, fields)
     if fields.reconstruction_weight == 0 and fields.classification_weight == 0:
         raise ConfigError(
             "criterion.reconstruction_weight, criterion.classification_weight: both are 0, which leaves nothing to "

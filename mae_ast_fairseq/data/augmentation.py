@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq.errors import ConfigError
-
 MIXUP_BETA = 10.0
 """AST's fractions of two clips that are mixed are drawn from Beta(10, 10): both are heard, one rarely above 3/4."""
 
@@ -38,20 +36,6 @@ class Augmentation(NamedTuple):
 
 
 NO_AUGMENTATION = Augmentation()
-
-
-def check_augmentation(augmentation: Augmentation) -> None:
-    """Raise ConfigError where a field cannot be used."""
-    for name in ("frequency_mask", "time_mask", "roll_seconds"):
-        value = getattr(augmentation, name)
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"task.{name}: {value} was given; expected 0 (none) or more")
-    if not 0 <= augmentation.mixup <= 1:
-        raise ConfigError(f"task.mixup: {augmentation.mixup} was given; expected a probability, 0 to 1")
-    if not 0 <= augmentation.label_smoothing < 1:
-        raise ConfigError(
-            f"task.label_smoothing: {augmentation.label_smoothing} was given; expected 0 to less than 1, such as 0.1"
-        )
 
 
 def mask_frequencies_and_times(

@@ -9,7 +9,8 @@ import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 
-from mae_ast_fairseq.config.classification import FinetuningFields, check_finetuning
+from mae_ast_fairseq.config.classification import FinetuningFields
+from mae_ast_fairseq.config.pretraining import check_ranges
 from mae_ast_fairseq.nn.build import build_classifier
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.encoder import Features, HiddenStates
@@ -32,7 +33,7 @@ class MaeAstClassifierModel(AudioClassifier, BaseFairseqModel):
     @classmethod
     def build_model(cls, cfg: MaeAstClassifierConfig, task: Any = None) -> "MaeAstClassifierModel":
         """Build the model of `cfg`; `task.cfg.feature_dim` gives the number of Mel bands."""
-        check_finetuning(cfg)
+        check_ranges("model", FinetuningFields, cfg)
         model = build_classifier(cls, cfg, task.cfg.feature_dim)
         model.freeze_finetune_updates = cfg.freeze_finetune_updates
         return model

@@ -15,7 +15,6 @@ from mae_ast_fairseq.config.pretraining import (
     require_choice,
     require_even,
     require_multiple,
-    require_positive,
 )
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
@@ -147,7 +146,6 @@ Classifier = TypeVar("Classifier", bound=AudioClassifier)
 def build_autoencoder(module: type[Autoencoder], fields: MaeAstFields, feature_dim: int) -> Autoencoder:
     """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
     check_mae_ast(fields)
-    require_positive("model.random_mask_prob", fields.random_mask_prob)  # pretraining asks for less than 1 too
     require_choice("model.decoder_type", fields.decoder_type, DECODERS)
     parts = encoder_parts(fields, feature_dim, "sinusoidal" if fields.enc_sine_pos else "none")
     width, positions = fields.decoder_embed_dim, "sinusoidal" if fields.dec_sine_pos else "none"
@@ -163,14 +161,13 @@ def build_autoencoder(module: type[Autoencoder], fields: MaeAstFields, feature_d
 
 def build_ssast(module: type[AnySsast], fields: SsastFields, feature_dim: int) -> AnySsast:
     """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
-    check_encoder(fields)
-    require_positive("model.random_mask_prob", fields.random_mask_prob)
+    check_encoder(SsastFields, fields)
     return module(encoder_parts(fields, feature_dim, "learned"), head_init_scale=fields.head_init_scale)
 
 
 def build_classifier(module: type[Classifier], fields: ClassifierFields, feature_dim: int) -> Classifier:
     """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
-    check_encoder(fields)
+    check_encoder(ClassifierFields, fields)
     if not fields.labels:
         raise ConfigError("model.labels: there are none; expected the names of the classes, as in labels.txt")
     parts = encoder_parts(fields, feature_dim, fields.positions)

@@ -15,6 +15,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.optim import FairseqOptimizer, register_optimizer
 from omegaconf import II
 
+from mae_ast_fairseq.config.pretraining import option
 from mae_ast_fairseq.errors import ConfigError
 
 
@@ -22,9 +23,9 @@ from mae_ast_fairseq.errors import ConfigError
 class FusedAdamConfig(FairseqDataclass):
     """Fields of the `fused_adam` optimiser; those of fairseq's `adam`."""
 
-    adam_betas: str = field(default="(0.9,0.98)", metadata={"help": "decay rates of the two moments, as in (0.9,0.98)"})
-    adam_eps: float = field(default=1e-6, metadata={"help": "added to the root of the second moment"})
-    weight_decay: float = field(default=0.0, metadata={"help": "fraction of a weight, times lr, that an update takes"})
+    adam_betas: str = option("(0.9,0.98)", "decay rates of the two moments, as in (0.9,0.98)")
+    adam_eps: float = option(1e-6, "added to the root of the second moment")
+    weight_decay: float = option(0.0, "fraction of a weight, times lr, that an update takes")
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "learning rate; optimization.lr"})
 
 

@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import nn
 
 from mae_ast_fairseq.config.classification import FinetuningFields
-from mae_ast_fairseq.config.pretraining import require_positive
+from mae_ast_fairseq.config.pretraining import POSITIVE, check_ranges, option
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.optim.fused_adam import FusedAdam, FusedAdamConfig
 from mae_ast_fairseq.training_error import without_traceback
@@ -110,10 +110,10 @@ class LayerwiseAdam(FusedAdam):
 class StepDecayConfig(FairseqDataclass):
     """Fields of the `step_decay` schedule."""
 
-    warmup_updates: int = field(default=0, metadata={"help": "updates in which the learning rate rises to its peak"})
-    decay_start: int = field(default=10, metadata={"help": "epochs at the peak before the first step down"})
-    decay_interval: int = field(default=5, metadata={"help": "epochs between two steps down"})
-    decay_factor: float = field(default=0.5, metadata={"help": "learning rate after a step, as a fraction of before"})
+    warmup_updates: int = option(0, "updates in which the learning rate rises to its peak")
+    decay_start: int = option(10, "epochs at the peak before the first step down")
+    decay_interval: int = option(5, "epochs between two steps down", POSITIVE)
+    decay_factor: float = option(0.5, "learning rate after a step, as a fraction of before", POSITIVE)
     lr: list[float] = field(default=II("optimization.lr"), metadata={"help": "the peak; optimization.lr"})
 
 
@@ -129,8 +129,7 @@ class StepDecaySchedule(FairseqLRScheduler):
     @without_traceback
     def __init__(self, cfg: StepDecayConfig, optimizer: FairseqOptimizer):
         super().__init__(cfg, optimizer)
-        require_positive("lr_scheduler.decay_interval", cfg.decay_interval)
-        require_positive("lr_scheduler.decay_factor", cfg.decay_factor)
+        check_ranges("lr_scheduler", StepDecayConfig, cfg)
         self.peak = cfg.lr[0] if isinstance(cfg.lr, Collection) else cfg.lr
         self.epoch = 1
 

@@ -18,7 +18,7 @@ from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_c
 from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE, encoder_state, taken_fields
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, check_classification_task
 from mae_ast_fairseq.config.pretraining import ClassifierFields
-from mae_ast_fairseq.data.augmentation import Augmentation, check_augmentation
+from mae_ast_fairseq.data.augmentation import Augmentation
 from mae_ast_fairseq.data.classification import LabelledAudioDataset
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
@@ -62,14 +62,7 @@ class MaeAstClassificationTask(AudioTask):
     def __init__(self, cfg: MaeAstClassificationConfig, from_checkpoint: bool = False):
         super().__init__(cfg, from_checkpoint)
         check_classification_task(cfg)
-        self._augmentation = Augmentation(
-            frequency_mask=cfg.frequency_mask,
-            time_mask=cfg.time_mask,
-            mixup=cfg.mixup,
-            roll_seconds=cfg.roll_seconds,
-            label_smoothing=cfg.label_smoothing,
-        )
-        check_augmentation(self._augmentation)
+        self._augmentation = Augmentation(**{name: cfg[name] for name in Augmentation._fields})
 
     # --- the model
 
@@ -206,7 +199,7 @@ class MaeAstClassificationTask(AudioTask):
         model.eval()
         with torch.no_grad():
             measured = criterion.measure(model, sample)
-        self._scores.add(Scored(sample["id"], measured.probabilities, sample["target"].plain))
+        self._scores.add(Scored(sample["id"], measured.output, sample["target"].plain))
         return measured[:3]
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:

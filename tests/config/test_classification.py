@@ -11,10 +11,10 @@ from mae_ast_fairseq.config.classification import (
     FinetuningFields,
     check_classification_criterion,
     check_classification_task,
-    check_finetuning,
 )
-from mae_ast_fairseq.config.pretraining import ClassifierFields
+from mae_ast_fairseq.config.pretraining import ClassifierFields, check_ranges
 from mae_ast_fairseq.criterions.classification import ClassificationCriterion
+from mae_ast_fairseq.data.augmentation import Augmentation
 from mae_ast_fairseq.errors import ConfigError
 from tests.config.test_pretraining import PACKAGE, READ_BY_FAIRSEQ, fields_of, read_names
 
@@ -34,7 +34,7 @@ def test_every_field_has_a_help_text(field):
 
 @pytest.mark.parametrize("field", fields_of(ClassificationTaskFields, FinetuningFields))
 def test_every_field_is_read(field, names_read):
-    assert field.name in names_read | INHERITED
+    assert field.name in names_read | INHERITED | set(Augmentation._fields)
 
 
 @pytest.mark.parametrize("field", fields_of(ClassificationCriterionFields))
@@ -44,10 +44,31 @@ def test_every_criterion_field_is_an_argument(field):
 
 def test_defaults_are_valid():
     assert check_classification_task(ClassificationTaskFields()) is None
-    assert check_finetuning(FinetuningFields()) is None
+    assert check_ranges("model", FinetuningFields, FinetuningFields()) is None
     assert check_classification_criterion(ClassificationCriterionFields(), multi_label=False) is None
 
 
 def test_fixed_and_cropped_lengths_exclude_each_other():
     with pytest.raises(ConfigError, match=r"task\.fixed_size: 5 was given with task\.max_sample_size=9; .*=null"):
         check_classification_task(ClassificationTaskFields(fixed_size=5, max_sample_size=9))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("frequency_mask", -1),
+        ("time_mask", -5),
+        ("mixup", 1.5),
+        ("mixup", float("nan")),
+        ("roll_seconds", float("inf")),
+        ("label_smoothing", 1.0),
+        ("fixed_size", 0),
+    ],
+)
+def test_values_that_cannot_be_used_name_their_field(name, value):
+    with pytest.raises(ConfigError, match=f"task.{name}: {value} was given; expected"):
+        check_classification_task(ClassificationTaskFields(**{name: value}))
+
+
+def test_asts_own_values_can_be_used():
+    check_classification_task(ClassificationTaskFields(frequency_mask=48, time_mask=192, mixup=0.5))
