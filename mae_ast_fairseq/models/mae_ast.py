@@ -8,7 +8,10 @@ from fairseq.models import BaseFairseqModel, register_model
 
 from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
-from mae_ast_fairseq.nn.build import build_autoencoder, unused_released_keys
+from mae_ast_fairseq.nn.build import build_autoencoder
+
+UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
+"""Tensors that released checkpoints carry and no forward pass reads; positions are computed."""
 
 
 @dataclass
@@ -27,5 +30,5 @@ class MaeAstModel(MaskedAutoencoder, BaseFairseqModel):
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """Leave out, in place, the tensors of released files that the model has no use for."""
-        for key in unused_released_keys(state_dict):
+        for key in [key for key in state_dict if key.startswith(UNUSED_RELEASED_PREFIXES)]:
             del state_dict[key]

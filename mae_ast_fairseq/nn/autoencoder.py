@@ -1,6 +1,6 @@
 """The masked autoencoder of MAE-AST (paper section 2): a deep encoder of what is visible, a shallow decoder of all."""
 
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,11 @@ class MaskedAutoencoder(MaskedPredictor):
         head_init_scale: the heads' initial weights, as a multiple of torch's.
     """
 
+    pretraining_modules = (
+        *MaskedPredictor.pretraining_modules,
+        *("decoder", "decoder_mask_emb", "decoder_positions", "post_enc_proj"),
+    )
+
     def __init__(
         self,
         parts: EncoderParts,
@@ -46,16 +51,15 @@ class MaskedAutoencoder(MaskedPredictor):
     ):
         super().__init__(parts)
         self.post_enc_proj = nn.Linear(self.width, decoder_width) if project_encoded else None
-        self.decoder_mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.rand(decoder_width))
-        self.decoder_positions: Optional[Positions] = decoder_positions
-        self.decoder: Optional[nn.Module] = decoder
+        self.decoder_mask_emb = nn.Parameter(torch.rand(decoder_width))
+        self.decoder_positions = decoder_positions
+        self.decoder = decoder
         self.final_proj_reconstruction = nn.Linear(decoder_width, self.grid.patch_size)
         self.final_proj_classification = nn.Linear(decoder_width, self.grid.patch_size)
         self.scale_heads(head_init_scale)
 
     def forward_decoder(self, encoded: Tensor, places: TokenPlaces) -> Tensor:
         """Fill in the mask embedding, add positions and decode: [B, V, C] -> [B, M, C] at the masked tokens."""
-        assert self.decoder is not None and self.decoder_mask_emb is not None and self.decoder_positions is not None
         if self.post_enc_proj is not None:
             encoded = self.post_enc_proj(encoded)
         num_tokens, token_padding_mask = places.num_tokens, places.token_padding_mask
@@ -69,27 +73,14 @@ class MaskedAutoencoder(MaskedPredictor):
         Each clip keeps its own indices. Both times the decoder gets the smaller of the two clips' numbers of visible
         tokens, so that nothing but their content differs. A decoder that paints an average by position does not mind.
         """
-        assert self.final_proj_reconstruction is not None
         encoded, padding_mask = predictions.encoded
-        reconstructions = []
-        if padding_mask is None:
-            reconstructions.append(predictions.reconstruction)
-        else:
-            padding_mask = padding_mask | padding_mask.roll(1, dims=0)
-        places = predictions.places._replace(visible_padding_mask=padding_mask)
-        for states in (encoded, encoded.roll(1, dims=0))[len(reconstructions) :]:
-            reconstructions.append(self.final_proj_reconstruction(self.forward_decoder(states, places)))
+        own, places = predictions.reconstruction, predictions.places
+        if padding_mask is not None:
+            places = places._replace(visible_padding_mask=padding_mask | padding_mask.roll(1, dims=0))
+            own = self.final_proj_reconstruction(self.forward_decoder(encoded, places))
+        swapped = self.final_proj_reconstruction(self.forward_decoder(encoded.roll(1, dims=0), places))
+        target, masked_padding_mask = predictions.target, predictions.padding_mask
         return SwappedErrors(
-            *(
-                reconstruction_error(reconstruction, predictions.target, predictions.padding_mask).sum()
-                for reconstruction in reconstructions
-            )
+            reconstruction_error(own, target, masked_padding_mask).sum(),
+            reconstruction_error(swapped, target, masked_padding_mask).sum(),
         )
-
-    def remove_pretraining_modules(self) -> None:
-        """Drop the decoder and the heads, which only pretraining needs."""
-        super().remove_pretraining_modules()
-        self.decoder = None
-        self.decoder_mask_emb = None
-        self.post_enc_proj = None
-        self.decoder_positions = None

@@ -1,6 +1,6 @@
 """Builds the torch modules from the plain config fields; the only place below the registered classes that sees them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
@@ -25,11 +25,8 @@ from mae_ast_fairseq.nn.positions import LearnedPositions, NoPositions, Position
 from mae_ast_fairseq.nn.readout import check_readout, parse_layers
 from mae_ast_fairseq.nn.ssast import Ssast
 from mae_ast_fairseq.nn.tokens import TokenGrid
-from mae_ast_fairseq.nn.transformer import ACTIVATIONS, TransformerLayer, TransformerStack
+from mae_ast_fairseq.nn.transformer import ACTIVATIONS, TransformerStack
 from mae_ast_fairseq.rng import Stream
-
-UNUSED_RELEASED_PREFIXES = ("layer_norm.", "encoder_mask_emb", "enc_sine_pos_embed.", "dec_sine_pos_embed.")
-"""Tensors that released checkpoints carry and no forward pass reads; positions are computed."""
 
 
 def build_grid(fields: EncoderFields, feature_dim: int) -> TokenGrid:
@@ -52,23 +49,15 @@ def build_stack(
     layer_drop_stream: Stream,
 ) -> TransformerStack:
     """Return a stack of transformer layers with the dropouts and LayerNorm place of a model's fields."""
-    layers = [
-        TransformerLayer(
-            width=width,
-            ffn_width=ffn_width,
-            heads=heads,
-            activation=fields.activation_fn,
-            dropout=fields.dropout,
-            attention_dropout=fields.attention_dropout,
-            activation_dropout=fields.activation_dropout,
-            layer_norm_first=fields.layer_norm_first,
-        )
-        for _ in range(num_layers)
-    ]
     return TransformerStack(
-        layers,
+        num_layers,
         width=width,
+        ffn_width=ffn_width,
+        heads=heads,
+        activation=fields.activation_fn,
         dropout=fields.dropout,
+        attention_dropout=fields.attention_dropout,
+        activation_dropout=fields.activation_dropout,
         layer_norm_first=fields.layer_norm_first,
         checkpoint_activations=fields.checkpoint_activations,
         layer_drop=layer_drop,
@@ -138,12 +127,10 @@ def _transformer_decoder(fields: MaeAstFields) -> TransformerStack:
 DECODERS: dict[str, Callable[[MaeAstFields], nn.Module]] = {"transformer": _transformer_decoder}
 """The choices of `model.decoder_type`: each builds a module that is called as MaskedAutoencoder calls its decoder."""
 
-Autoencoder = TypeVar("Autoencoder", bound=MaskedAutoencoder)
-AnySsast = TypeVar("AnySsast", bound=Ssast)
-Classifier = TypeVar("Classifier", bound=AudioClassifier)
+Model = TypeVar("Model", bound=SpectrogramEncoder)
 
 
-def build_autoencoder(module: type[Autoencoder], fields: MaeAstFields, feature_dim: int) -> Autoencoder:
+def build_autoencoder(module: Callable[..., Model], fields: MaeAstFields, feature_dim: int) -> Model:
     """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
     check_mae_ast(fields)
     require_choice("model.decoder_type", fields.decoder_type, DECODERS)
@@ -159,13 +146,13 @@ def build_autoencoder(module: type[Autoencoder], fields: MaeAstFields, feature_d
     )
 
 
-def build_ssast(module: type[AnySsast], fields: SsastFields, feature_dim: int) -> AnySsast:
+def build_ssast(module: Callable[..., Model], fields: SsastFields, feature_dim: int) -> Model:
     """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
     check_encoder(SsastFields, fields)
     return module(encoder_parts(fields, feature_dim, "learned"), head_init_scale=fields.head_init_scale)
 
 
-def build_classifier(module: type[Classifier], fields: ClassifierFields, feature_dim: int) -> Classifier:
+def build_classifier(module: Callable[..., Model], fields: ClassifierFields, feature_dim: int) -> Model:
     """Return a model of the class `module`; raises ConfigError where the fields are wrong."""
     check_encoder(ClassifierFields, fields)
     if not fields.labels:
@@ -203,8 +190,3 @@ MODELS = {
     "mae_ast_classifier": ModelSpec(ClassifierFields, AudioClassifier, build_classifier),
 }
 """The models by the names they are registered and saved with."""
-
-
-def unused_released_keys(state_dict: Mapping[str, Any]) -> list[str]:
-    """Return the keys of a released state dict that have no use here."""
-    return [key for key in state_dict if key.startswith(UNUSED_RELEASED_PREFIXES)]

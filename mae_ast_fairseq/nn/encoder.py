@@ -34,15 +34,6 @@ class HiddenStates(NamedTuple):
     """[B, L] bool, True = padding; None where nothing is padded"""
 
 
-class LayerFeatures(NamedTuple):
-    """The outputs of some layers of an encoder."""
-
-    layers: list[Tensor]
-    """[B, L, C] each"""
-    token_padding_mask: Optional[Tensor]
-    """[B, L] bool, True = padding; None where nothing is padded"""
-
-
 class EncoderParts(NamedTuple):
     """What a SpectrogramEncoder is put together from."""
 
@@ -60,6 +51,9 @@ class EncoderParts(NamedTuple):
 
 class SpectrogramEncoder(nn.Module):
     """Encodes log-Mel spectrograms: what MAE-AST, SSAST and the classifier have in common."""
+
+    pretraining_modules: tuple[str, ...] = ()
+    """names of the modules and parameters that only pretraining needs"""
 
     def __init__(self, parts: EncoderParts):
         super().__init__()
@@ -94,28 +88,13 @@ class SpectrogramEncoder(nn.Module):
             source = source.masked_fill(padding_mask[..., None], 0.0)
         return self.grid.patchify(self.batch_norm(source, padding_mask))
 
-    def token_padding_mask(self, padding_mask: Optional[Tensor]) -> Optional[Tensor]:
-        """Turn a mask [B, T] of frames into one of tokens [B, L]; None stays None."""
-        return None if padding_mask is None else self.grid.token_padding_mask(padding_mask)
-
     def project(self, patches: Tensor) -> Tensor:
         """Project patches [B, N, P] to the encoder's width: [B, N, C]."""
         return self.post_extract_proj(patches.to(self.post_extract_proj.weight.dtype))
 
-    def embed(
-        self,
-        patches: Tensor,
-        num_tokens: int,
-        indices: Optional[Tensor] = None,
-        padding_mask: Optional[Tensor] = None,
-        *,
-        masking: bool = False,
-    ) -> Tensor:
-        """Project patches [B, N, P], which stand at `indices` [B, N] of L tokens, and add positions: [B, N, C]."""
-        tokens = self.project(patches)
-        if masking:
-            tokens = self.dropout_input(tokens)
-        return self.positions(tokens, num_tokens, indices, padding_mask)
+    def embed(self, patches: Tensor, token_padding_mask: Optional[Tensor]) -> Tensor:
+        """Project all patches of clips [B, L, P] and add positions: [B, L, C]."""
+        return self.positions(self.project(patches), patches.shape[1], padding_mask=token_padding_mask)
 
     def embed_visible(
         self,
@@ -125,16 +104,9 @@ class SpectrogramEncoder(nn.Module):
         token_padding_mask: Optional[Tensor],
     ) -> Features:
         """Embed what a masked pass reads of all patches [B, L, P]: here the visible ones alone, [B, V, C]."""
-        tokens = self.embed(
-            gather_tokens(patches, visible), patches.shape[1], visible, visible_padding_mask, masking=True
-        )
+        tokens = self.dropout_input(self.project(gather_tokens(patches, visible)))
+        tokens = self.positions(tokens, patches.shape[1], visible, visible_padding_mask)
         return Features(tokens, visible_padding_mask)
-
-    def encode(
-        self, tokens: Tensor, padding_mask: Optional[Tensor] = None, output_layer: Optional[int] = None
-    ) -> Tensor:
-        """Run the encoder's stack over embedded tokens [B, N, C]; `padding_mask` [B, N] bool, True = padding."""
-        return self.encoder(tokens, padding_mask, output_layer=output_layer)
 
     def extract_features(
         self,
@@ -167,42 +139,45 @@ class SpectrogramEncoder(nn.Module):
             raise ConfigError(f"output_layer: {output_layer} was given; expected 1 to {self.num_layers}, or None")
         if mask and visible is None:
             raise ConfigError("mask: true was given without visible; pass the indices [B, V] of visible tokens")
-        patches, tokens_mask = self._read(source, padding_mask)
+        patches, tokens_mask = self.read(source, padding_mask)
         if mask and visible is not None:
             embedded = self.embed_visible(patches, visible, visible_padding_mask, tokens_mask)
         else:
-            embedded = Features(self.embed(patches, patches.shape[1], padding_mask=tokens_mask), tokens_mask)
+            embedded = Features(self.embed(patches, tokens_mask), tokens_mask)
         if ret_conv:
             return embedded
-        return embedded._replace(features=self.encode(*embedded, output_layer=output_layer))
+        return embedded._replace(features=self.encoder(*embedded, output_layer=output_layer))
 
     def hidden_states(self, source: Tensor, padding_mask: Optional[Tensor] = None) -> HiddenStates:
         """Encode clips as `extract_features` does, and keep what every layer gives."""
-        patches, tokens_mask = self._read(source, padding_mask)
-        tokens = self.embed(patches, patches.shape[1], padding_mask=tokens_mask)
+        patches, tokens_mask = self.read(source, padding_mask)
         layers: list[Tensor] = []
-        features = self.encoder(tokens, tokens_mask, collect=layers)
+        features = self.encoder(self.embed(patches, tokens_mask), tokens_mask, collect=layers)
         return HiddenStates(layers, features, tokens_mask)
 
-    def layer_features(self, source: Tensor, padding_mask: Optional[Tensor], layers: Layers) -> LayerFeatures:
-        """Encode clips as `extract_features` does, and return what some layers give."""
+    def layer_features(
+        self, source: Tensor, padding_mask: Optional[Tensor], layers: Layers
+    ) -> tuple[list[Tensor], Optional[Tensor]]:
+        """Encode clips as `extract_features` does; return what some layers give, and the tokens' padding mask."""
         if isinstance(layers, int) or layers == LAST:
             output_layer = layers if isinstance(layers, int) else None
             features, mask = self.extract_features(source, padding_mask, output_layer=output_layer)
-            return LayerFeatures([features], mask)
+            return [features], mask
         states = self.hidden_states(source, padding_mask)
         numbers = layer_numbers("layers", layers, self.num_layers)
-        return LayerFeatures([states.layers[number - 1] for number in numbers], states.token_padding_mask)
+        return [states.layers[number - 1] for number in numbers], states.token_padding_mask
 
-    def _read(self, source: Tensor, padding_mask: Optional[Tensor]) -> Features:
+    def read(self, source: Tensor, padding_mask: Optional[Tensor]) -> Features:
         """Turn waveforms [B, S] or frames [B, T, F] into patches [B, L, P] and their padding mask [B, L]."""
         check_source(source, padding_mask, self.grid.feature_dim)
         if source.dim() == 2:
             source, padding_mask = waveform_to_frames(source, padding_mask, self.grid.feature_dim)
-        return Features(self.patches(source, padding_mask), self.token_padding_mask(padding_mask))
+        return Features(self.patches(source, padding_mask), self.grid.token_padding_mask(padding_mask))
 
     def remove_pretraining_modules(self) -> None:
-        """Drop what only pretraining needs; an encoder alone has nothing of that."""
+        """Drop what only pretraining needs."""
+        for name in self.pretraining_modules:
+            setattr(self, name, None)
 
 
 def check_source(source: Tensor, padding_mask: Optional[Tensor], feature_dim: int) -> None:

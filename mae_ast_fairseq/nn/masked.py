@@ -58,10 +58,11 @@ class MaskedPredictor(SpectrogramEncoder):
     A subclass makes the heads, [..., C] -> [..., P] each. The grid is without overlap.
     """
 
-    final_proj_reconstruction: Optional[nn.Module]
+    final_proj_reconstruction: nn.Module
     """predicts the patch itself"""
-    final_proj_classification: Optional[nn.Module]
+    final_proj_classification: nn.Module
     """predicts what InfoNCE compares with the patches"""
+    pretraining_modules: tuple[str, ...] = ("final_proj_reconstruction", "final_proj_classification")
 
     def __init__(self, parts: EncoderParts):
         super().__init__(parts)
@@ -87,13 +88,11 @@ class MaskedPredictor(SpectrogramEncoder):
             masked_padding_mask: [B, M] bool, the same for `masked`.
         """
         assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
-        patches = self.patches(source, padding_mask)
-        tokens_mask = self.token_padding_mask(padding_mask)
+        patches, tokens_mask = self.read(source, padding_mask)
         places = TokenPlaces(patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
         embedded = self.embed_visible(patches, visible, visible_padding_mask, tokens_mask)
-        encoded = self.encode(*embedded)
+        encoded = self.encoder(*embedded)
         decoded = self.forward_decoder(encoded, places)
-        assert self.final_proj_reconstruction is not None and self.final_proj_classification is not None
         return Predictions(
             reconstruction=self.final_proj_reconstruction(decoded),
             classification=self.final_proj_classification(decoded),
@@ -119,8 +118,3 @@ class MaskedPredictor(SpectrogramEncoder):
     @abstractmethod
     def forward_decoder(self, encoded: Tensor, places: TokenPlaces) -> Tensor:
         """Turn what the encoder gives into what the heads read: [B, M, C] at the masked tokens."""
-
-    def remove_pretraining_modules(self) -> None:
-        """Drop the heads, and what else only pretraining needs."""
-        self.final_proj_reconstruction = None
-        self.final_proj_classification = None

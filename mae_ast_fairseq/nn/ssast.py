@@ -22,9 +22,11 @@ class Ssast(MaskedPredictor):
         head_init_scale: the heads' initial weights, as a multiple of torch's.
     """
 
+    pretraining_modules = (*MaskedPredictor.pretraining_modules, "mask_emb")
+
     def __init__(self, parts: EncoderParts, *, head_init_scale: float = 1.0):
         super().__init__(parts)
-        self.mask_emb: Optional[nn.Parameter] = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_STD))
+        self.mask_emb = nn.Parameter(torch.empty(self.width).normal_(std=INITIAL_STD))
         self.final_proj_reconstruction = _head(self.width, self.grid.patch_size)
         self.final_proj_classification = _head(self.width, self.grid.patch_size)
         self.scale_heads(head_init_scale)
@@ -41,17 +43,11 @@ class Ssast(MaskedPredictor):
         token_padding_mask: Optional[Tensor],
     ) -> Features:
         """Embed all L tokens, the mask embedding in place of those that are not visible: [B, L, C]."""
-        assert self.mask_emb is not None, "the mask embedding was removed"
         num_tokens = patches.shape[1]
         projected = self.project(gather_tokens(patches, visible))
         tokens = scatter_tokens(self.mask_emb, projected, num_tokens, visible, visible_padding_mask)
         tokens = self.positions(self.dropout_input(tokens), num_tokens, padding_mask=token_padding_mask)
         return Features(tokens, token_padding_mask)
-
-    def remove_pretraining_modules(self) -> None:
-        """Drop the mask embedding and the heads, which only pretraining needs."""
-        super().remove_pretraining_modules()
-        self.mask_emb = None
 
 
 def _head(width: int, patch_size: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ than a patch is dropped.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
 
 from torch import Tensor
 
@@ -122,12 +122,14 @@ class TokenGrid:
         # [B, columns, rows, times, bands] -> [B, columns, times, rows, bands] -> [B, T', F]
         return patches.permute(0, 1, 3, 2, 4).reshape(batch, columns * times, self.feature_dim)
 
-    def token_padding_mask(self, frame_padding_mask: Tensor) -> Tensor:
-        """Return which tokens are padding, [B, T] bool -> [B, L] bool, True = padding.
+    def token_padding_mask(self, frame_padding_mask: Optional[Tensor]) -> Optional[Tensor]:
+        """Return which tokens are padding, [B, T] bool -> [B, L] bool, True = padding; None stays None.
 
         A token is valid only where all its frames are. Padding must be on the right, so that a token's
         last frame answers for all of them; a clip then has the tokens that it has alone.
         """
+        if frame_padding_mask is None:
+            return None
         times, time_stride = self.kernel[1], self.stride[1]
         columns = frame_padding_mask[:, times - 1 :: time_stride]  # [B, columns]
         return columns.repeat_interleave(self.rows, dim=1)  # [B, columns] -> [B, columns * rows]

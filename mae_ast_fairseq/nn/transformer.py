@@ -1,7 +1,7 @@
 """Transformer layers (Vaswani et al. 2017) with the released checkpoints' names, post- and pre-LayerNorm."""
 
-from collections.abc import Callable, Sequence
-from typing import Optional
+from collections.abc import Callable
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -177,18 +177,19 @@ class TransformerStack(nn.Module):
     """Layers with the LayerNorm of their stack: at its input (post-LayerNorm) or its end (pre-LayerNorm).
 
     Args:
-        layers: the layers, alike in width and in their place of LayerNorm.
+        num_layers: N.
         width: C.
-        dropout: at the stack's input.
+        dropout: at the stack's input and in its layers.
         layer_norm_first: pre-LayerNorm.
         checkpoint_activations: recompute each layer in the backward pass.
         layer_drop: probability of leaving out a layer in an update.
         layer_drop_stream: what the draws for that come from.
+        layer: the other arguments of a TransformerLayer.
     """
 
     def __init__(
         self,
-        layers: Sequence[TransformerLayer],
+        num_layers: int,
         *,
         width: int,
         dropout: float,
@@ -196,10 +197,14 @@ class TransformerStack(nn.Module):
         checkpoint_activations: bool = False,
         layer_drop: float = 0.0,
         layer_drop_stream: Stream = Stream.ENCODER_LAYER_DROP,
+        **layer: Any,
     ):
         super().__init__()
         self.width = width
-        self.layers = nn.ModuleList(layers)
+        self.layers = nn.ModuleList(
+            TransformerLayer(width=width, dropout=dropout, layer_norm_first=layer_norm_first, **layer)
+            for _ in range(num_layers)
+        )
         self.layer_norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.layer_norm_first = layer_norm_first

@@ -86,7 +86,7 @@ def test_clip_features_of_some_layers(corpus, layers) -> None:
     model, manifest = tiny_autoencoder(layer_norm_first=True), read_manifest(corpus / "valid.tsv")
     found = clip_features(model, manifest, ["mean"], layers=layers, **CPU)["mean"]
     waveform = torch.from_numpy(load_audio(manifest.path(0), expect_rate=None))[None]
-    states = model.layer_features(waveform, None, layers).layers
+    states = model.layer_features(waveform, None, layers)[0]
     expected = torch.cat([state.mean(dim=1) for state in states]).detach()
     np.testing.assert_allclose(found[0], expected, rtol=1e-5, atol=1e-5)
 

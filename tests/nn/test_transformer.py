@@ -23,6 +23,15 @@ from tests.tiny import enlarge_weights
 B, L, C, HEADS = 2, 13, 48, 4
 PADDING_MASK = torch.arange(L) >= torch.tensor([[L], [L - 4]])  # [B, L]
 AT = torch.tensor([[0, 3, 4, 12], [1, 2, 7, 8]])  # [B, N]
+ARGUMENTS = {
+    "width": C,
+    "ffn_width": 96,
+    "heads": HEADS,
+    "activation": "gelu",
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,30 +45,17 @@ def tokens() -> Tensor:
 
 
 def layer(layer_norm_first: bool, **changes: object) -> TransformerLayer:
-    arguments = {
-        "width": C,
-        "ffn_width": 96,
-        "heads": HEADS,
-        "activation": "gelu",
-        "dropout": 0.0,
-        "attention_dropout": 0.0,
-        "activation_dropout": 0.0,
-    }
-    module = TransformerLayer(layer_norm_first=layer_norm_first, **{**arguments, **changes})
+    module = TransformerLayer(layer_norm_first=layer_norm_first, **{**ARGUMENTS, **changes})
     enlarge_weights(module)
     return module.double()
 
 
 def stack(layer_norm_first: bool, *, dropout: float = 0.0, checkpoint: bool = False) -> TransformerStack:
     module = TransformerStack(
-        [layer(layer_norm_first, dropout=dropout) for _ in range(3)],
-        width=C,
-        dropout=dropout,
-        layer_norm_first=layer_norm_first,
-        checkpoint_activations=checkpoint,
-    ).double()
-    enlarge_weights(module.layer_norm)
-    return module
+        3, **{**ARGUMENTS, "dropout": dropout}, layer_norm_first=layer_norm_first, checkpoint_activations=checkpoint
+    )
+    enlarge_weights(module)
+    return module.double()
 
 
 def torch_layer(ours: TransformerLayer) -> nn.TransformerEncoderLayer:
