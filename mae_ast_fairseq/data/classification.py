@@ -52,9 +52,7 @@ class LabelledAudioDataset(ClipDataset):
     In training, clips are cropped at a random place, rolled, mixed and masked as `augmentation` says. Otherwise
     nothing is drawn: a clip is whole, or its start where it is too long.
 
-    With `balanced`, an epoch of training draws as many clips as there are with replacement, each class as often. A clip
-    that comes again has the index `clip + occurrence * len(self)`, so that each time has draws of its own, in whichever
-    worker; such indices are taken wherever fairseq gives one.
+    With `balanced`, an epoch of training draws as many clips as there are with replacement, each class as often.
 
     Args:
         manifest, grid, seed, training, **clips: see ClipDataset.
@@ -114,26 +112,6 @@ class LabelledAudioDataset(ClipDataset):
         if training and balanced:
             self._cumulative_weights = np.cumsum(balanced_weights(labels.select(self.rows)))
 
-    # --- indices, which count how often a clip was drawn
-
-    def num_tokens(self, index: int) -> int:
-        """Return the number of samples that `dataset.max_tokens` counts for a clip."""
-        return super().num_tokens(self._split_index(index)[0])
-
-    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        """Return `num_tokens` of many clips."""
-        return super().num_tokens_vec(self._split_index(indices)[0])
-
-    def size(self, index: int) -> int:
-        """Return the length of a clip's crop in samples."""
-        return super().size(self._split_index(index)[0])
-
-    def _split_index(self, index: Any) -> tuple[Any, Any]:
-        """Return clip and occurrence, of one index or of many."""
-        if self._cumulative_weights is None:
-            return index, 0
-        return index % len(self), index // len(self)
-
     def _choose(self, shuffled: np.ndarray) -> np.ndarray:
         """Return the clips of an epoch of training in random order: all, or drawn so that classes are balanced."""
         if self._cumulative_weights is None:
@@ -147,29 +125,27 @@ class LabelledAudioDataset(ClipDataset):
     # --- clips
 
     def __getitem__(self, index: int) -> LabelledClip:
-        index, occurrence = self._split_index(index)
-        clip = self.clip(index, occurrence)
+        clip = self.clip(index)
         waveform, target = clip.waveform, self.labels.targets([clip.row])[0]
         if not self.training:
             return LabelledClip(clip.row, waveform, target, None, clip.num_bad_files)
-        place = (self.seed, Stream.AUGMENTATION, self.epoch, int(self.rows[index]), occurrence)
-        roll_draw, *mask_draws = generator(*place).random(1 + NUM_MASK_DRAWS)
+        roll_draw, *mask_draws = self.rng(Stream.AUGMENTATION, index).random(1 + NUM_MASK_DRAWS)
         max_samples = round(self.augmentation.roll_seconds * SAMPLE_RATE)
         if max_samples:
             waveform = roll(waveform, max_samples, roll_draw)
-        labelled = LabelledClip(clip.row, waveform, target, np.array(mask_draws), clip.num_bad_files)
-        return self._mix(labelled, index, occurrence)
+        return self._mix(LabelledClip(clip.row, waveform, target, np.array(mask_draws), clip.num_bad_files), index)
 
-    def _mix(self, clip: LabelledClip, index: int, occurrence: int) -> LabelledClip:
+    def _mix(self, clip: LabelledClip, index: int) -> LabelledClip:
         """Mix a clip, with the probability of mixup, with another one, and their targets alike.
 
         The other is drawn with equal chances from all, as AST does also where classes are balanced.
         """
-        rng = generator(self.seed, Stream.MIXUP, self.epoch, int(self.rows[index]), occurrence)
+        rng = self.rng(Stream.MIXUP, index)
         if rng.random() >= self.augmentation.mixup:
             return clip
         fraction, position = rng.beta(MIXUP_BETA, MIXUP_BETA), rng.random()
-        partner = self.clip(int(rng.integers(len(self))), occurrence)
+        occurrence = index // len(self)
+        partner = self.clip(int(rng.integers(len(self))) + occurrence * len(self))
         target = fraction * clip.target + (1 - fraction) * self.labels.targets([partner.row])[0]
         return clip._replace(
             waveform=mix(clip.waveform, partner.waveform, fraction, position),

@@ -44,6 +44,9 @@ class CroppedClip(NamedTuple):
 class ClipDataset(FairseqDataset):
     """Clips of a manifest, on their way into batches; a derived class says what a batch of them is.
 
+    A clip that an epoch holds again has the index `clip + occurrence * len(self)`, so that each time has draws of its
+    own, in whichever worker.
+
     Args:
         manifest: the clips, of one manifest or several.
         grid: how frames become tokens.
@@ -117,15 +120,15 @@ class ClipDataset(FairseqDataset):
 
     def num_tokens(self, index: int) -> int:
         """Return the number of samples that `dataset.max_tokens` counts for a clip."""
-        return int(self.sizes[index])
+        return int(self.sizes[index % len(self)])
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
         """Return `num_tokens` of many clips."""
-        return self.sizes[indices]
+        return self.sizes[indices % len(self)]
 
     def size(self, index: int) -> int:
         """Return the length of a clip's crop in samples."""
-        return int(self.sizes[index])
+        return self.num_tokens(index)
 
     def ordered_indices(self) -> np.ndarray:
         """Return the clips by falling length: in training at random within buckets of near-equal length."""
@@ -180,20 +183,22 @@ class ClipDataset(FairseqDataset):
     def __getitem__(self, index: int) -> Any:
         return self.clip(index)
 
-    def clip(self, index: int, occurrence: int = 0) -> CroppedClip:
-        """Load a clip, or another in its place where its file is broken.
+    def rng(self, stream: Stream, index: int) -> np.random.Generator:
+        """Return the generator of a clip's draws of one kind in this epoch."""
+        occurrence, place = divmod(index, len(self))
+        return generator(self.seed, stream, self.epoch, int(self.rows[place]), occurrence)
 
-        `occurrence` counts how often the epoch has had the clip before: each time draws anew.
-        """
-        row = int(self.rows[index])
+    def clip(self, index: int) -> CroppedClip:
+        """Load a clip, or another in its place where its file is broken."""
+        occurrence, place = divmod(index, len(self))
+        row, size = int(self.rows[place]), self.sizes[place]
         try:
             return self._load(row, occurrence, num_bad_files=0)
         except AudioError as error:
             self._mark_bad(row, error)
-        rng = generator(self.seed, Stream.REPLACEMENT, self.epoch, row, occurrence)
-        candidates = rng.integers(len(self), size=MAX_REPLACEMENTS)
+        candidates = self.rng(Stream.REPLACEMENT, index).integers(len(self), size=MAX_REPLACEMENTS)
         # Those of nearest length first: a short replacement would cut the whole batch short.
-        nearest = np.argsort(np.abs(self.sizes[candidates] - self.sizes[index]), kind="stable")
+        nearest = np.argsort(np.abs(self.sizes[candidates] - size), kind="stable")
         for num_bad_files, candidate in enumerate(self.rows[candidates[nearest]].tolist(), start=1):
             try:
                 return self._load(candidate, occurrence, num_bad_files)
@@ -201,7 +206,7 @@ class ClipDataset(FairseqDataset):
                 self._mark_bad(candidate, error)
         # The training process stops the run with a message when it sees this.
         self._replacements_exhausted[0] = True
-        return CroppedClip(row, np.zeros(self.sizes[index], dtype=np.float32), 0.0, num_bad_files=MAX_REPLACEMENTS)
+        return CroppedClip(row, np.zeros(size, dtype=np.float32), 0.0, num_bad_files=MAX_REPLACEMENTS)
 
     def _load(self, row: int, occurrence: int, num_bad_files: int) -> CroppedClip:
         position, crop_position = generator(self.seed, Stream.CROP, self.epoch, row, occurrence).random(2)

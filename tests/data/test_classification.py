@@ -140,12 +140,12 @@ def test_mixup_adds_another_clip_and_its_label_in_the_same_shares(make):
 def test_mixup_has_asts_shares_and_its_probability(make):
     dataset = make(augmentation=Augmentation(mixup=0.4))
     clip = LabelledClip(0, np.zeros(8, dtype=np.float32), np.array([0, 0, 1], dtype=np.float32), None, 0)
-    dataset.clip = lambda index, occurrence: dataset_clip
+    dataset.clip = lambda index: dataset_clip
     dataset_clip = make().clip(0)  # a cat, for every partner
     shares = []
     for epoch in range(400):
         dataset.set_epoch(epoch)
-        shares += [dataset._mix(clip, index, 0).target[2] for index in range(10)]
+        shares += [dataset._mix(clip, index).target[2] for index in range(10)]
     shares = np.array(shares)
     mixed = shares[shares < 1]
     assert abs(len(mixed) / len(shares) - 0.4) < 4 * (0.4 * 0.6 / len(shares)) ** 0.5
