@@ -82,12 +82,3 @@ def check_classification_task(fields: ClassificationTaskFields) -> None:
             f"task.fixed_size: {fields.fixed_size} was given with task.max_sample_size={fields.max_sample_size}; "
             "expected one of them: set task.max_sample_size=null"
         )
-
-
-def check_classification_criterion(fields: ClassificationCriterionFields, multi_label: bool) -> None:
-    """Raise ConfigError where the loss does not go with the kind of labels; its choice checks itself."""
-    if multi_label and fields.loss == "cross_entropy":
-        raise ConfigError(
-            "criterion.loss: cross_entropy was given with task.multi_label=true, where a clip may have any number of "
-            "labels; set criterion.loss=binary_cross_entropy"
-        )

@@ -11,9 +11,10 @@ from fairseq.logging import metrics
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mae_ast_fairseq.config.classification import ClassificationCriterionFields, check_classification_criterion
+from mae_ast_fairseq.config.classification import ClassificationCriterionFields
 from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.criterions.base import AudioCriterion, Measured
+from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.training_error import without_traceback
 
 
@@ -60,7 +61,11 @@ class ClassificationCriterion(AudioCriterion):
     def __init__(self, task: Any, loss: str):
         super().__init__(task)
         require_choice("criterion.loss", loss, LOSSES)
-        check_classification_criterion(ClassificationCriterionFields(loss), task.cfg.multi_label)
+        if task.cfg.multi_label and loss == "cross_entropy":
+            raise ConfigError(
+                "criterion.loss: cross_entropy was given with task.multi_label=true, where a clip may have any number "
+                "of labels; set criterion.loss=binary_cross_entropy"
+            )
         self.loss = LOSSES[loss]
 
     def measure(self, model: nn.Module, sample: dict[str, Any]) -> Measured:

@@ -27,7 +27,6 @@ from mae_ast_fairseq.data.labels import Labels, balanced_weights, check_each_has
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.nn import fbank
-from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.rng import Stream, generator
 
 
@@ -55,7 +54,7 @@ class LabelledAudioDataset(ClipDataset):
     With `balanced`, an epoch of training draws as many clips as there are with replacement, each class as often.
 
     Args:
-        manifest, grid, seed, training, **clips: see ClipDataset.
+        manifest, training, **clips: see ClipDataset.
         labels: of each row of the manifest.
         multi_label: a clip may have several labels.
         random_crop: in training, crop at a random place instead of the start.
@@ -73,9 +72,7 @@ class LabelledAudioDataset(ClipDataset):
         manifest: Manifest | ConcatManifest,
         labels: Labels,
         *,
-        grid: TokenGrid,
         multi_label: bool,
-        seed: int,
         training: bool,
         max_sample_size: Optional[int] = None,
         random_crop: bool = True,
@@ -93,8 +90,6 @@ class LabelledAudioDataset(ClipDataset):
             max_sample_size = min(fixed_size, max_sample_size or fixed_size)
         super().__init__(
             manifest,
-            grid=grid,
-            seed=seed,
             training=training,
             max_sample_size=max_sample_size,
             random_crop=random_crop and training,

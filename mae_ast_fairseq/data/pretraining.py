@@ -12,7 +12,6 @@ from mae_ast_fairseq.data.concat import ConcatManifest, draw_by_weight
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.data.masking import Mask, Masking, collate
-from mae_ast_fairseq.nn.tokens import TokenGrid
 from mae_ast_fairseq.rng import Stream, generator
 
 
@@ -20,7 +19,7 @@ class MaskedAudioDataset(ClipDataset):
     """Clips of a manifest as batches of masked log-Mel tokens (DESIGN, "Batch").
 
     Args:
-        manifest, grid, seed, training, **clips: see ClipDataset; outside training, batches are padded.
+        manifest, training, **clips: see ClipDataset; outside training, batches are padded.
         masking: how tokens are masked.
         pad_audio: pad a batch to its longest clip instead of cropping it to its shortest.
         weights: fraction in (0, 1] of each manifest's clips that an epoch of training draws; None: all.
@@ -33,15 +32,13 @@ class MaskedAudioDataset(ClipDataset):
         self,
         manifest: Manifest | ConcatManifest,
         *,
-        grid: TokenGrid,
         masking: Masking,
-        seed: int,
         training: bool,
         pad_audio: bool = False,
         weights: Optional[Sequence[float]] = None,
         **clips: Any,
     ):
-        super().__init__(manifest, grid=grid, seed=seed, training=training, **clips)
+        super().__init__(manifest, training=training, **clips)
         self.masking = masking
         self.weights = weights
         self.pad_audio = pad_audio or not training

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +18,19 @@ class UnsetStatisticsError(UserError):
     """A model with `normalization=dataset` is used before its statistics were filled."""
 
 
-class Moments(NamedTuple):
-    """Mean and variance of log-Mel values; shapes broadcast against [B, T, F]."""
+def moments(frames: Tensor, padding_mask: Optional[Tensor], dim: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of `frames` [B, T, F] over `dim`, padded frames left out.
 
-    mean: Tensor
-    variance: Tensor
-
-
-def moments(frames: Tensor, padding_mask: Optional[Tensor], dim: tuple[int, ...]) -> Moments:
-    """Return mean and biased variance of `frames` [B, T, F] over `dim`, padded frames left out."""
+    Their shapes broadcast against [B, T, F].
+    """
     if padding_mask is None:
         variance, mean = torch.var_mean(frames, dim=dim, correction=0, keepdim=True)
-        return Moments(mean, variance)
+        return mean, variance
     keep = ~padding_mask[..., None]  # [B, T, 1]
     count = (keep.sum(dim=dim, keepdim=True) * frames.shape[-1]).clamp(min=1)
     mean = frames.masked_fill(~keep, 0.0).sum(dim=dim, keepdim=True) / count
     variance = (frames - mean).square().masked_fill(~keep, 0.0).sum(dim=dim, keepdim=True) / count
-    return Moments(mean, variance)
+    return mean, variance
 
 
 class InputNormalization(nn.Module):
@@ -58,7 +54,7 @@ class InputNormalization(nn.Module):
         # Kept on the host, so that a training step need not ask the device.
         self.is_set = math.isfinite(self.initial_mean)
 
-    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the mean and variance by which `frames` [B, T, F] are normalised."""
         raise NotImplementedError
 
@@ -107,23 +103,23 @@ class DatasetNormalization(InputNormalization):
 
     initial_mean, initial_variance = math.nan, math.nan
 
-    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> tuple[Tensor, Tensor]:
         """Return the values that were set; raises UnsetStatisticsError where none were."""
         if not self.is_set:
             raise UnsetStatisticsError(
                 "model.normalization: dataset was given, but the data's mean and standard deviation were never set; "
                 "train or load a checkpoint first, call set_statistics, or choose utterance"
             )
-        return Moments(self.running_mean, self.running_var)
+        return self.running_mean, self.running_var
 
 
 class BatchNormalization(InputNormalization):
     """Normalises by the values of the batch while training, with running averages for evaluation."""
 
-    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> tuple[Tensor, Tensor]:
         """Return those of the batch, or in evaluation the running averages."""
         if not self.training:
-            return Moments(self.running_mean, self.running_var)
+            return self.running_mean, self.running_var
         mean, variance = moments(frames, padding_mask, dim=(0, 1, 2))
         with torch.no_grad():
             count = frames.numel() if padding_mask is None else (~padding_mask).sum() * frames.shape[-1]
@@ -131,13 +127,13 @@ class BatchNormalization(InputNormalization):
             self.running_mean.lerp_(mean.flatten(), MOMENTUM)
             self.running_var.lerp_(unbiased.flatten(), MOMENTUM)
             self.num_batches_tracked += 1
-        return Moments(mean, variance)
+        return mean, variance
 
 
 class UtteranceNormalization(InputNormalization):
     """Normalises each clip by its own values."""
 
-    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> Moments:
+    def moments(self, frames: Tensor, padding_mask: Optional[Tensor]) -> tuple[Tensor, Tensor]:
         """Return those of each clip: [B, 1, 1]."""
         return moments(frames, padding_mask, dim=(1, 2))
 

@@ -27,35 +27,29 @@ FROZEN = "frozen"
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
-def learning_rate_scales(
-    names: Iterable[str], *, num_layers: int, layer_norm_first: bool, layer_decay: float, head_scale: float
-) -> dict[str, float]:
-    """Return for each parameter's name the factor of its learning rate (layer-wise decay, as in BEiT and MAE).
+def learning_rate_scale(name: str, fields: FinetuningFields) -> float:
+    """Return the factor of the learning rate of a parameter (layer-wise decay, as in BEiT and MAE).
 
-    The head has `head_scale`, the last encoder layer `layer_decay`, each layer below it the same fraction of the one
+    The head has `head_lr_scale`, the last encoder layer `layer_decay`, each layer below it the same fraction of the one
     above, and what comes before the first layer (projection, positions, the input's LayerNorm) once more.
     """
-    depths = {name: _depth(name, num_layers, layer_norm_first) for name in names}
-    return {name: layer_decay**depth * (head_scale if name.startswith(HEAD) else 1.0) for name, depth in depths.items()}
-
-
-def _depth(name: str, num_layers: int, layer_norm_first: bool) -> int:
-    """Count the layers above a parameter, the head being one: 0 for the head, num_layers + 1 for the projection."""
     if name.startswith(HEAD):
-        return 0
+        return fields.head_lr_scale
     if layer := _LAYER.match(name):
-        return num_layers - int(layer[1])
-    # A pre-LayerNorm encoder has its LayerNorm at its end, where the head is.
-    return 0 if layer_norm_first and name.startswith("encoder.layer_norm.") else num_layers + 1
+        return fields.layer_decay ** (fields.encoder_layers - int(layer[1]))
+    if fields.layer_norm_first and name.startswith("encoder.layer_norm."):
+        return 1.0  # it stands at the encoder's end, where the head is
+    return fields.layer_decay ** (fields.encoder_layers + 1)
 
 
-def mark_parameters(model: nn.Module, scales: dict[str, float]) -> None:
+def mark_parameters(model: nn.Module, fields: FinetuningFields) -> None:
     """Write on each parameter the factor of its learning rate, and whether it may be frozen: all but the head's.
 
     fairseq's attributes: its half precision optimisers hand them on to the float32 copies that they train.
     """
     for name, parameter in model.named_parameters():
-        parameter.optim_overrides = {"optimizer": {"lr_scale": scales[name]}}  # type: ignore[attr-defined]
+        scale = learning_rate_scale(name, fields)
+        parameter.optim_overrides = {"optimizer": {"lr_scale": scale}}  # type: ignore[attr-defined]
         parameter.param_group = HEAD if name.startswith(HEAD) else FROZEN  # type: ignore[attr-defined]
 
 

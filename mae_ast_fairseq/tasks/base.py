@@ -25,7 +25,6 @@ from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
-    check_folders,
     data_folders,
     is_first_process,
     is_training_command,
@@ -81,9 +80,7 @@ class AudioTask(FairseqTask):
             raise ConfigError(
                 "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data=/folder"
             )
-        folders = data_folders(self.cfg.data)
-        check_folders(folders)
-        return folders
+        return data_folders(self.cfg.data)
 
     def _run_setting(self, key: str) -> Any:
         """Return a field of the run's config by its full name, such as `checkpoint.save_dir`; None: it has none.
@@ -198,7 +195,7 @@ class AudioTask(FairseqTask):
         self._stop_past_max_bad_fraction()
 
     def _statistics(self) -> Statistics:
-        paths = [folder / FILE_NAME for folder in data_folders(self.cfg.data)]
+        paths = [folder / FILE_NAME for folder in self._folders()]
         if all(path.is_file() for path in paths):
             logger.info("taking the data's mean and deviation from %s", ", ".join(map(str, paths)))
             return self._pooled(paths)

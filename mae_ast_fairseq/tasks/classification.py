@@ -28,7 +28,6 @@ from mae_ast_fairseq.optim.layerwise import (
     HEAD,
     check_optimizer,
     drop_frozen_gradients,
-    learning_rate_scales,
     mark_parameters,
 )
 from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask
@@ -79,14 +78,7 @@ class MaeAstClassificationTask(AudioTask):
         if checkpoint is not None:
             head = {name: value for name, value in model.state_dict().items() if name.startswith(HEAD)}
             model.load_state_dict({**encoder_state(checkpoint, cfg), **head})
-        scales = learning_rate_scales(
-            [name for name, _ in model.named_parameters()],
-            num_layers=cfg.encoder_layers,
-            layer_norm_first=cfg.layer_norm_first,
-            layer_decay=cfg.layer_decay,
-            head_scale=cfg.head_lr_scale,
-        )
-        mark_parameters(model, scales)
+        mark_parameters(model, cfg)
         return model
 
     def _complete(self, cfg: Any) -> Optional[Checkpoint]:

@@ -11,7 +11,7 @@ from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
 
 MIN_WARMUP, MAX_WARMUP = 0.05, 0.5
-"""Share of a run that is warm-up, outside which the launch says so."""
+"""Fraction of a run that is warm-up, outside which the launch says so."""
 
 
 def is_training_command() -> bool:
@@ -38,19 +38,19 @@ def schedule_warning(warmup_updates: int | None, max_update: int | None) -> str 
 
 
 def data_folders(data: str) -> list[Path]:
-    """Return the folders of `task.data`, separated by `:`; relative ones count from where the command was started."""
+    """Return the folders of `task.data`, separated by `:`; relative ones count from where the command was started.
+
+    Raises ConfigError where one is not there.
+    """
     start = get_original_cwd() if is_training_command() else "."
-    return [Path(start, folder).absolute() for folder in data.split(os.pathsep)]
-
-
-def check_folders(folders: list[Path]) -> None:
-    """Raise ConfigError where a folder of `task.data` is not there."""
+    folders = [Path(start, folder).absolute() for folder in data.split(os.pathsep)]
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(
                 f"task.data: there is no folder {folder}; expected one that holds train.tsv and valid.tsv, "
                 "as `mae-ast manifest` writes them"
             )
+    return folders
 
 
 def read_checked(path: Path) -> Manifest:
@@ -74,8 +74,8 @@ def read_weights(weights: str | None, num_folders: int) -> list[float] | None:
         numbers = []
     if len(numbers) != num_folders or not all(0 < number <= 1 for number in numbers):
         raise ConfigError(
-            f"task.data_weights: {weights!r} was given; expected {num_folders} shares above 0 and at most 1, one for "
-            f"each folder of task.data, separated by {os.pathsep!r}, as in 1:0.25"
+            f"task.data_weights: {weights!r} was given; expected {num_folders} fractions above 0 and at most 1, one "
+            f"for each folder of task.data, separated by {os.pathsep!r}, as in 1:0.25"
         )
     return numbers
 

@@ -9,7 +9,6 @@ from mae_ast_fairseq.config.classification import (
     ClassificationCriterionFields,
     ClassificationTaskFields,
     FinetuningFields,
-    check_classification_criterion,
     check_classification_task,
 )
 from mae_ast_fairseq.config.pretraining import ClassifierFields, check_ranges
@@ -45,7 +44,6 @@ def test_every_criterion_field_is_an_argument(field):
 def test_defaults_are_valid():
     assert check_classification_task(ClassificationTaskFields()) is None
     assert check_ranges("model", FinetuningFields, FinetuningFields()) is None
-    assert check_classification_criterion(ClassificationCriterionFields(), multi_label=False) is None
 
 
 def test_fixed_and_cropped_lengths_exclude_each_other():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.build import DECODERS, build_autoencoder, build_grid
-from mae_ast_fairseq.nn.normalization import NORMALIZATIONS, InputNormalization, Moments, moments
+from mae_ast_fairseq.nn.normalization import NORMALIZATIONS, InputNormalization, moments
 from mae_ast_fairseq.nn.positions import NoPositions
 from mae_ast_fairseq.nn.transformer import gather_tokens
 from tests.tiny import FRAME, NUM_BANDS, log_mel_like, tiny_autoencoder, tiny_batch, tiny_fields
@@ -86,7 +86,7 @@ def test_only_dataset_normalization_awaits_its_statistics(normalization: str, is
 
 def test_a_normalization_is_a_class_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     class BandNormalization(InputNormalization):
-        def moments(self, frames: Tensor, padding_mask: Tensor | None) -> Moments:
+        def moments(self, frames: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
             return moments(frames, padding_mask, dim=(0, 1))
 
     monkeypatch.setitem(NORMALIZATIONS, "bands", BandNormalization)

@@ -14,7 +14,7 @@ from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.optim.layerwise import (
     check_optimizer,
     drop_frozen_gradients,
-    learning_rate_scales,
+    learning_rate_scale,
     mark_parameters,
     num_decays,
 )
@@ -32,7 +32,7 @@ def build(name="layerwise_adam", precision="float32", weight_decay=0.0):
     for layer in model.encoder.layers:
         nn.init.ones_(layer.weight)
     model.to(getattr(torch, precision))
-    mark_parameters(model, SCALES)
+    mark_parameters(model, FinetuningFields(encoder_layers=2, layer_decay=0.5, head_lr_scale=2.0))
     fairseqs_own = {"tpu": False} if name == "adam" else {}
     cfg = OmegaConf.create(
         {
@@ -149,7 +149,5 @@ def test_the_learning_rate_falls_from_the_head_downwards(layer_norm_first):
         "post_extract_proj.weight": 0.0625,
         "positions.table": 0.0625,
     }
-    scales = learning_rate_scales(
-        names, num_layers=3, layer_norm_first=layer_norm_first, layer_decay=0.5, head_scale=3.0
-    )
-    assert scales == names
+    fields = FinetuningFields(encoder_layers=3, layer_norm_first=layer_norm_first, layer_decay=0.5, head_lr_scale=3.0)
+    assert {name: learning_rate_scale(name, fields) for name in names} == names

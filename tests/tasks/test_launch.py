@@ -1,12 +1,9 @@
-from pathlib import Path
-
 import pytest
 from hydra.errors import CompactHydraException
 
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
-    check_folders,
     data_folders,
     read_weights,
     schedule_warning,
@@ -35,19 +32,21 @@ def test_our_own_mistakes_keep_their_traceback():
 
 
 def test_relative_data_counts_from_where_the_command_was_started(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert data_folders("data:../more") == [tmp_path / "data", tmp_path / ".." / "more"]
-    assert data_folders("/data") == [Path("/data")]
+    for folder in ("start/data", "more"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "start")
+    assert data_folders("data:../more") == [tmp_path / "start" / "data", tmp_path / "start" / ".." / "more"]
+    assert data_folders(str(tmp_path)) == [tmp_path]
 
 
-def test_weights_are_one_share_a_folder():
+def test_weights_are_one_fraction_a_folder():
     assert read_weights("1:0.25", 2) == [1.0, 0.25]
     assert read_weights(None, 2) is None
 
 
 @pytest.mark.parametrize("weights", ["1", "1:0.5:0.5", "1:0", "1:1.5", "1:-1", "1:x", "1:", ""])
 def test_weights_that_do_not_match_the_folders_are_an_error(weights):
-    with pytest.raises(ConfigError, match=r"task\.data_weights: .* was given; expected 2 shares"):
+    with pytest.raises(ConfigError, match=r"task\.data_weights: .* was given; expected 2 fractions"):
         read_weights(weights, 2)
 
 
@@ -58,7 +57,7 @@ def test_a_missing_checkpoint_is_an_error_that_names_field_and_path(tmp_path):
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
     with pytest.raises(ConfigError, match=r"task\.data: there is no folder .*/gone"):
-        check_folders([tmp_path, tmp_path / "gone"])
+        data_folders(f"{tmp_path}:{tmp_path / 'gone'}")
 
 
 @pytest.mark.parametrize(
