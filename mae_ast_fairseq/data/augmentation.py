@@ -21,18 +21,13 @@ NUM_MASK_DRAWS = 4
 
 
 class Augmentation(NamedTuple):
-    """What is done to training clips; the fields are those of the task."""
+    """What is done to training clips: the task's fields of the same names, which say what they mean."""
 
     frequency_mask: int = 0
-    """largest width in Mel bands of a masked band; 0: none"""
     time_mask: int = 0
-    """largest length in frames of a masked stretch; 0: none"""
     mixup: float = 0.0
-    """probability of mixing a clip with another"""
     roll_seconds: float = 0.0
-    """a clip is rolled by up to this, forwards or backwards; what leaves one end comes in at the other"""
     label_smoothing: float = 0.0
-    """fraction of a target that is spread evenly"""
 
 
 NO_AUGMENTATION = Augmentation()

@@ -6,7 +6,7 @@ index = column * rows + row.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,14 +41,8 @@ def check_ratio(ratio: float) -> None:
         )
 
 
-def num_visible(num_tokens: Any, ratio: float) -> Any:
-    """Count the visible tokens of an utterance (V), exactly max(1, int((1 - ratio) * num_tokens)).
-
-    num_tokens: an int or an integer array, as is the result. The dataset, the masks and the model agree on
-    this count to the bit, so nothing else may compute it.
-    """
-    if isinstance(num_tokens, np.ndarray):
-        return np.maximum(1, ((1 - ratio) * num_tokens).astype(np.int64))
+def num_visible(num_tokens: int, ratio: float) -> int:
+    """Count the visible tokens of an utterance (V), to the bit as the released models did: nothing else computes it."""
     return max(1, int((1 - ratio) * num_tokens))
 
 

@@ -49,11 +49,7 @@ class TokenGrid:
                     f"model.ast_kernel_size_{axis}; a larger stride would skip part of the spectrogram"
                 )
         bands, band_stride = self.kernel[0], self.stride[0]
-        if bands > self.feature_dim:
-            raise ConfigError(
-                f"model.ast_kernel_size_chan: found {bands}, expected at most feature_dim = {self.feature_dim}"
-            )
-        if band_stride == bands and self.feature_dim % bands:
+        if bands > self.feature_dim or (band_stride == bands and self.feature_dim % bands):
             raise ConfigError(
                 f"model.ast_kernel_size_chan: found {bands}, expected a divisor of feature_dim = "
                 f"{self.feature_dim}, such as 16 for patches or 128 for frame tokens of 128 bands"
@@ -68,11 +64,6 @@ class TokenGrid:
     def patch_size(self) -> int:
         """Values in a patch (P)."""
         return self.kernel[0] * self.kernel[1]
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether neighbouring patches share bands or frames."""
-        return self.stride != self.kernel
 
     def require_no_overlap(self) -> None:
         """Raise ConfigError where patches overlap: masked values would be seen through their neighbours."""

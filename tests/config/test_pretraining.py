@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fairseq.criterions import CRITERION_REGISTRY
 from fairseq.tasks import FairseqTask
 
 import mae_ast_fairseq
-from mae_ast_fairseq.config import pretraining
+from mae_ast_fairseq.config import classification, pretraining
+from mae_ast_fairseq.config.classification import (
+    ClassificationCriterionFields,
+    ClassificationTaskFields,
+    FinetuningFields,
+)
 from mae_ast_fairseq.config.pretraining import (
     ClassifierFields,
     MaeAstFields,
@@ -24,12 +30,15 @@ from mae_ast_fairseq.config.pretraining import (
     require_choice,
     require_multiple,
 )
+from mae_ast_fairseq.data.augmentation import Augmentation
 from mae_ast_fairseq.errors import ConfigError
 
 PACKAGE = Path(mae_ast_fairseq.__file__).parent
 CONFIG_NAMES = {"fields", "cfg", "model_cfg"}
 FIELD_CLASSES = [
-    value for value in vars(pretraining).values() if isinstance(value, type) and dataclasses.is_dataclass(value)
+    value
+    for value in {**vars(pretraining), **vars(classification)}.values()
+    if isinstance(value, type) and dataclasses.is_dataclass(value)
 ]
 READ_BY_FAIRSEQ = ("rebuild_batches", "persistent_workers")
 
@@ -52,7 +61,8 @@ def read_names(path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def names_read() -> set[str]:
-    return {name for path in PACKAGE.rglob("*.py") for name in read_names(path)}
+    names = {name for path in PACKAGE.rglob("*.py") for name in read_names(path)}
+    return names | set(Augmentation._fields)  # which the task hands on by name
 
 
 @pytest.mark.parametrize("field", fields_of(*FIELD_CLASSES))
@@ -62,18 +72,22 @@ def test_every_field_has_a_help_text_of_its_own(field: dataclasses.Field) -> Non
     assert {each.name for each in fields if each.metadata["help"] == field.metadata["help"]} == {field.name}
 
 
-@pytest.mark.parametrize("field", fields_of(MaeAstFields, SsastFields, ClassifierFields, PretrainingTaskFields))
+@pytest.mark.parametrize(
+    "field", fields_of(MaeAstFields, SsastFields, FinetuningFields, PretrainingTaskFields, ClassificationTaskFields)
+)
 def test_every_field_is_read(field: dataclasses.Field, names_read: set[str]) -> None:
     if field.name in READ_BY_FAIRSEQ:
         names_read = {name for name in READ_BY_FAIRSEQ if name in inspect.getsource(FairseqTask)}
     assert field.name in names_read
 
 
-@pytest.mark.parametrize("field", fields_of(PretrainingCriterionFields))
-def test_every_criterion_field_is_an_argument(field: dataclasses.Field) -> None:
-    from mae_ast_fairseq.criterions.pretraining import MaeAstCriterion
-
-    assert field.name in inspect.signature(MaeAstCriterion).parameters
+@pytest.mark.parametrize(
+    ("fields", "criterion"),
+    [(PretrainingCriterionFields, "mae_ast"), (ClassificationCriterionFields, "mae_ast_classification")],
+)
+def test_every_criterion_field_is_an_argument(fields: type, criterion: str) -> None:
+    names = {field.name for field in dataclasses.fields(fields)}
+    assert names <= inspect.signature(CRITERION_REGISTRY[criterion]).parameters.keys()
 
 
 def test_defaults_are_valid() -> None:

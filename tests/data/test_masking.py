@@ -66,12 +66,6 @@ def test_the_generator_alone_decides_a_mask(strategy) -> None:
     assert not np.array_equal(masks[0].masked, masks[2].masked)
 
 
-@given(num_tokens=st.integers(1, 2_000), ratio=ratios)
-def test_num_visible_of_an_array_is_that_of_its_numbers(num_tokens, ratio) -> None:
-    lengths = np.arange(num_tokens, num_tokens + 50, dtype=np.int32)
-    assert num_visible(lengths, ratio).tolist() == [num_visible(int(length), ratio) for length in lengths]
-
-
 @pytest.mark.parametrize(
     ("num_tokens", "ratio", "expected"),
     [(496, 0.75, 124), (499, 0.75, 124), (3, 0.75, 1), (2, 0.01, 1), (10, 0.9, 1)],

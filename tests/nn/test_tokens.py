@@ -100,7 +100,7 @@ def test_the_gradient_of_patchify_counts_how_often_a_value_is_used() -> None:
     ("feature_dim", "kernel", "stride", "message"),
     [
         (128, (24, 16), (24, 16), r"ast_kernel_size_chan: found 24, .*divisor of feature_dim = 128"),
-        (16, (32, 16), (16, 16), r"ast_kernel_size_chan: found 32, expected at most feature_dim = 16"),
+        (16, (32, 16), (16, 16), r"ast_kernel_size_chan: found 32, expected a divisor of feature_dim = 16"),
         (128, (16, 16), (16, 17), r"ast_kernel_stride_time: found 17, expected at most 16"),
         (128, (16, 16), (17, 16), r"ast_kernel_stride_chan: found 17, expected at most 16"),
         (128, (16, 0), (16, 16), r"ast_kernel_size_time: found 0"),
