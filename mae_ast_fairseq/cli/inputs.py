@@ -4,10 +4,15 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from mae_ast_fairseq.corpus.scan import find_source
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.inference.loading import FileList
+from mae_ast_fairseq.nn.fbank import num_frames
+from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,3 +46,17 @@ def _files(path: str) -> Iterator[str]:
         raise ConfigError(f"{path}: there is no audio file in it; expected some; name another folder")
     root = Path(path) if Path(path).is_dir() else source.root
     yield from (str(root / name) for name in source.names)
+
+
+def long_enough(name: str, num_samples: np.ndarray, grid: TokenGrid) -> np.ndarray:
+    """Return the rows of clips, of which `num_samples` [N] at 16 kHz are read, that have two tokens of the model.
+
+    Raises AudioError, with the manifest's `name`, where none has.
+    """
+    rows = np.flatnonzero(grid.num_tokens(num_frames(num_samples)) >= MIN_TOKENS)
+    if not len(rows):
+        raise AudioError(
+            f"{name}: none of its {len(num_samples)} clips has {MIN_TOKENS} tokens of the model, "
+            f"{min_seconds(grid, MIN_TOKENS):.3f} s; give longer clips or raise --max-seconds"
+        )
+    return rows

@@ -1,8 +1,8 @@
 """`mae-ast probe`: how well simple classifiers do on a checkpoint's frozen features, beside baselines."""
 
 import argparse
+import itertools
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained
+from mae_ast_fairseq.cli.arguments import seconds, seed
 from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.splits import SelectedClips, add_split_arguments, read_clips, split_clips
-from mae_ast_fairseq.config.pretraining import require_choice
+from mae_ast_fairseq.cli.splits import LabelledClips, add_split_arguments, read_clips
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots, probes
 from mae_ast_fairseq.evaluation.metrics import evaluate
@@ -39,6 +39,7 @@ EXAMPLE = "mae-ast probe checkpoints/checkpoint_best.pt --data manifests/digits 
 
 METRICS = {False: ("accuracy", "balanced_accuracy", "macro_auc"), True: ("mAP", "macro_auc", "d_prime")}
 TRAINED, RANDOM, LOG_MEL = "checkpoint", "random weights", "log-Mel"
+BEST = "best"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,31 +49,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classifier",
         nargs="+",
-        metavar="NAME",
-        help=f"{', '.join(probes.CLASSIFIERS)} (default: linear and knn; knn with single labels only; ridge is linear "
-        "too, and quick with long vectors)",
+        choices=probes.CLASSIFIERS,
+        help="(default: linear and knn; knn with single labels only; ridge is linear too, and quick with long vectors)",
     )
     parser.add_argument(
         "--layer",
-        default="best",
+        default=BEST,
         help="a number from 1, several as in 2,4, last, all (one after another), best (one, by validation clips) or "
         "each, which lists them, all, and the best of these (default: %(default)s)",
     )
     parser.add_argument(
         "--readout",
+        choices=[*READOUTS, ALL],
         default="mean",
-        help=f"of a clip's vector from its tokens: {', '.join(READOUTS)}, or all, which compares them and shows the "
-        "best (on validation clips) (default: %(default)s)",
+        help="of a clip's vector from its tokens, or all, which compares them and shows the best (on validation "
+        "clips) (default: %(default)s)",
     )
     parser.add_argument(
         "--seeds",
-        type=int,
+        type=seed,
         nargs="+",
         default=[1337],
         help="of shots, folds, validation parts and random weights; of several the mean (default: 1337)",
     )
     parser.add_argument("--no-baselines", action="store_true", help="leave out log-Mel statistics and random weights")
-    parser.add_argument("--max-seconds", type=float, help="only this much of a clip's start (default: all of it)")
+    parser.add_argument("--max-seconds", type=seconds, help="only this much of a clip's start (default: all of it)")
     parser.add_argument("--confusion", type=Path, metavar="PNG", help="draw the checkpoint's confusion matrix")
     parser.add_argument("--json", action="store_true", help="print the results as JSON, with those of each fold")
     add_device_arguments(parser)
@@ -104,34 +105,25 @@ def run(args: argparse.Namespace) -> int:
     device, dtype = check_device_arguments(args)
     _check_arguments(args)
     checkpoint = open_checkpoint(args)
-    _layers(args.layer, checkpoint.model.encoder_layers)
+    layers = _layers(args.layer, checkpoint.model.encoder_layers)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     if args.readout != ALL:
         check_readout("--readout", args.readout, grid.rows)
-    clips, data, _ = labelled = read_clips(args, grid)
-    splits = {seed: split_clips(args, labelled, seed) for seed in args.seeds}  # refused before features are computed
+    clips = read_clips(args, grid)
     outcomes: dict[Row, list[Outcome]] = {}
     for name, seeds, readouts in _feature_sets(args, checkpoint, clips, device, dtype):
-        for row, outcome in _probe(args, data, name, readouts, {seed: splits[seed] for seed in seeds}):
+        for row, outcome in _probe(args, clips, name, seeds, readouts, layers):
             outcomes.setdefault(row, []).append(outcome)
-    summary = _summarize(args, data, outcomes)
+    summary = _summarize(args, clips, outcomes)
     if args.confusion is not None:
-        _draw_confusion(args, data, outcomes)
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
+        _draw_confusion(args, clips.data, outcomes)
+    print(json.dumps(summary, indent=2) if args.json else _as_table(summary, METRICS[args.multi_label]))
     return 0
 
 
-# --- arguments
-
-
 def _check_arguments(args: argparse.Namespace) -> None:
-    if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
-        raise ConfigError(f"--seeds {' '.join(map(str, args.seeds))}: expected different numbers of at least 0")
-    if args.max_seconds is not None and not 0 < args.max_seconds < math.inf:
-        raise ConfigError(f"--max-seconds {args.max_seconds}: expected more than 0, such as 10")
-    require_choice("--readout", args.readout, [*READOUTS, ALL])
-    for name in args.classifier or ():
-        require_choice("--classifier", name, probes.CLASSIFIERS)
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ConfigError(f"--seeds {' '.join(map(str, args.seeds))}: expected different ones")
     if args.multi_label and "knn" in (args.classifier or ()):
         raise ConfigError(
             "--classifier knn: neighbours vote for one label a clip; expected linear or ridge with --multi-label"
@@ -140,92 +132,75 @@ def _check_arguments(args: argparse.Namespace) -> None:
         plots.check_confusion(args.confusion, args.multi_label)
 
 
-class _Layers(NamedTuple):
-    """What `--layer` asks for."""
-
-    candidates: list[str]
-    """what there is to choose from"""
-    shown: list[str]
-    """of each row of the table"""
-
-
-def _layers(layer: str, num_layers: int) -> _Layers:
-    """Read `--layer`; raises ConfigError for one that is not there."""
+def _layers(layer: str, num_layers: int) -> tuple[list[str], list[str]]:
+    """Read `--layer`: what there is to choose from, and what of it has rows in the table; raises ConfigError."""
     single = list(map(str, range(1, num_layers + 1)))
-    if layer == "best":
-        return _Layers(single, ["best"])
+    if layer == BEST:
+        return single, [BEST]
     if layer == "each":
-        return _Layers([*single, ALL], [*single, ALL, "best"])
+        return [*single, ALL], [*single, ALL, BEST]
     if layer == ALL:
-        return _Layers([ALL], [ALL])
+        return [ALL], [ALL]
     try:
         numbers = layer_numbers("--layer", parse_layers(layer), num_layers)
     except ConfigError as error:
         raise ConfigError(f"{error}, best or each") from None
     name = ",".join(map(str, numbers))
-    return _Layers([name], [LAST if layer == LAST else name])
-
-
-# --- features
+    return [name], [LAST if layer == LAST else name]
 
 
 def _feature_sets(
-    args: argparse.Namespace, checkpoint: Checkpoint, clips: SelectedClips, device: torch.device, dtype: torch.dtype
+    args: argparse.Namespace, checkpoint: Checkpoint, clips: LabelledClips, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, Sequence[int], dict[str, np.ndarray]]]:
     """Yield (name, seeds that use it, [N, D, C] by readout): one set at a time is held."""
 
     def extract(model: SpectrogramEncoder) -> dict[str, np.ndarray]:
         names = possible_readouts(model.grid.rows) if args.readout == ALL else [args.readout]
-        return clip_features(model, clips, names, device=device, dtype=dtype, max_seconds=args.max_seconds)
+        how = {"device": device, "dtype": dtype, "max_seconds": args.max_seconds}
+        return clip_features(model, clips.manifest, names, rows=clips.rows, **how)
 
     yield TRAINED, args.seeds, extract(build_model(checkpoint))
     if not args.no_baselines:
-        yield LOG_MEL, args.seeds, probes.log_mel_readouts(clips, checkpoint.feature_dim, args.max_seconds)
-        for seed in args.seeds:
-            yield RANDOM, [seed], extract(build_untrained(checkpoint, seed))
-
-
-# --- probing
+        log_mel = probes.log_mel_readouts(clips.manifest, clips.rows, checkpoint.feature_dim, args.max_seconds)
+        yield LOG_MEL, args.seeds, log_mel
+        for number in args.seeds:
+            yield RANDOM, [number], extract(build_untrained(checkpoint, number))
 
 
 def _probe(
     args: argparse.Namespace,
-    data: ProbeData,
+    clips: LabelledClips,
     name: str,
+    seeds: Sequence[int],
     readouts: dict[str, np.ndarray],
-    splits: dict[int, list[Split]],
+    layers: tuple[list[str], list[str]],
 ) -> Iterator[tuple[Row, Outcome]]:
     """Yield what each classifier reaches on one set of features, for every row of the table that shows it."""
-    num_layers = next(iter(readouts.values())).shape[1]
-    layers = _Layers([probes.NO_LAYER], [probes.NO_LAYER]) if name == LOG_MEL else _layers(args.layer, num_layers)
-    candidates = probes.candidates_of(readouts, layers.candidates)
-    names = ["best"] if len(readouts) > 1 else list(readouts)
-    if args.readout == ALL:
-        names = [*readouts, "best"]
-    shown = [(readout, layer) for readout in names for layer in layers.shown]
+    is_log_mel = name == LOG_MEL
+    layer_names, shown_layers = ([probes.NO_LAYER], [probes.NO_LAYER]) if is_log_mel else layers
+    shown_readouts = [*readouts, BEST] if args.readout == ALL else [BEST if is_log_mel else args.readout]
+    candidates = probes.candidates_of(readouts, layer_names)
     classifiers = args.classifier or ["linear", *([] if args.multi_label else ["knn"])]
-    jobs = [
-        (classifier, seed, split)
-        for classifier in dict.fromkeys(classifiers)
-        for seed, some in splits.items()
-        for split in some
-    ]
-    for classifier, seed, split in tqdm(jobs, desc=name, unit=" probes", disable=None):
-        choices = probes.compare(candidates, data, split, classifier)
+    divided = [(number, split) for number in seeds for split in clips.splits[number]]
+    jobs = list(itertools.product(dict.fromkeys(classifiers), divided))
+    for classifier, (number, split) in tqdm(jobs, desc=name, unit=" probes", disable=None):
+        choices = probes.compare(candidates, clips.data, split, classifier)
         scores: dict[probes.Choice, np.ndarray] = {}
-        for readout, layer in shown:
+        for readout, layer in itertools.product(shown_readouts, shown_layers):
             choice = probes.best(
                 choices,
-                readout=None if readout == "best" else readout,
-                layer=layer if layer in layers.candidates else None,
+                readout=None if readout == BEST else readout,
+                layer=layer if layer in layer_names else None,
             )
             if choice not in scores:
                 values = candidates[choice.candidate]
-                scores[choice] = probes.test_scores(values, data, split, classifier, choice)
-            yield Row(name, classifier, readout, layer), Outcome(seed, split, choice, scores[choice])
+                scores[choice] = probes.test_scores(values, clips.data, split, classifier, choice)
+            yield Row(name, classifier, readout, layer), Outcome(number, split, choice, scores[choice])
 
 
-def _summarize(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:
+def _summarize(args: argparse.Namespace, clips: LabelledClips, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:
+    """Return what `--json` prints."""
+    data = clips.data
     results = []
     for row, some in outcomes.items():
         runs = [
@@ -234,8 +209,7 @@ def _summarize(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, li
                 "test": outcome.split.name,
                 "num_train": len(outcome.split.train),
                 "num_test": len(outcome.split.test),
-                "readout": outcome.choice.candidate.readout,
-                "layer": outcome.choice.candidate.layer,
+                **outcome.choice.candidate._asdict(),
                 "floor": outcome.choice.setting.floor,
                 probes.CLASSIFIERS[row.classifier].symbol: outcome.choice.setting.value,
                 "validation": outcome.choice.score,
@@ -243,9 +217,9 @@ def _summarize(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, li
             }
             for outcome in some
         ]
-        means = {metric: _mean_and_std(runs, metric) for metric in METRICS[args.multi_label]}
+        means = {metric: _mean_and_std(runs, args.seeds, metric) for metric in METRICS[args.multi_label]}
         results.append({**row._asdict(), **means, "runs": runs})
-    tested = [run["test"] for run in results[0]["runs"] if run["seed"] == args.seeds[0]]
+    tested = [split.name for split in clips.splits[args.seeds[0]]]
     return {
         "checkpoint": str(args.checkpoint),
         "data": str(args.data),
@@ -260,20 +234,18 @@ def _summarize(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, li
     }
 
 
-def _mean_and_std(runs: Sequence[dict[str, Any]], metric: str) -> dict[str, float | None]:
+def _mean_and_std(runs: Sequence[dict[str, Any]], seeds: Sequence[int], metric: str) -> dict[str, float | None]:
     """Return the mean over all, and the deviation between seeds, or where there is one, between its tests."""
-    by_seed: dict[int, list[float]] = {}
-    for run_ in runs:
-        by_seed.setdefault(run_["seed"], []).append(run_[metric])
-    means = [float(np.mean(values)) for values in by_seed.values()]
-    values = means if len(means) > 1 else next(iter(by_seed.values()))
+    by_seed = [[run_[metric] for run_ in runs if run_["seed"] == number] for number in seeds]
+    means = [float(np.mean(values)) for values in by_seed]
+    values = means if len(means) > 1 else by_seed[0]
     return {"mean": float(np.mean(means)), "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
 def _draw_confusion(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, list[Outcome]]) -> None:
     """Draw the matrix of the checkpoint's last row of its first classifier, its tests and seeds together."""
-    rows = [row for row in outcomes if row.features == TRAINED]
-    row = [other for other in rows if other.classifier == rows[0].classifier][-1]
+    first = next(iter(outcomes))
+    row = [other for other in outcomes if other[:2] == first[:2]][-1]
     tests = [data.targets[outcome.split.test] for outcome in outcomes[row]]
     counts = confusion(np.concatenate([outcome.scores for outcome in outcomes[row]]), np.concatenate(tests))
     accuracy = counts.trace() / counts.sum()
@@ -283,12 +255,7 @@ def _draw_confusion(args: argparse.Namespace, data: ProbeData, outcomes: dict[Ro
     plots.save_confusion(args.confusion, counts=counts, names=data.names, title=title)
 
 
-# --- what is printed
-
-
-def _as_table(summary: dict[str, Any]) -> str:
-    results = summary["results"]
-    metrics = [key for key in results[0] if isinstance(results[0][key], dict)]
+def _as_table(summary: dict[str, Any], metrics: Sequence[str]) -> str:
     title = (
         f"{summary['num_clips']} clips of {summary['num_classes']} classes, tested on {', '.join(summary['tested'])}"
         + (f"; {summary['shots']} training clips a class" if summary["shots"] else "")
@@ -297,18 +264,17 @@ def _as_table(summary: dict[str, Any]) -> str:
     rows = [
         [result["features"], result["classifier"], _chosen(result, "readout"), _chosen(result, "layer")]
         + [_value_text(metric, result[metric]) for metric in metrics]
-        for result in results
+        for result in summary["results"]
     ]
-    headers = ["features", "classifier", "readout", "layer", *metrics]
     aligned = ["left"] * 4 + ["right"] * len(metrics)
-    table = tabulate(rows, headers, tablefmt="plain", colalign=aligned, disable_numparse=True)
+    table = tabulate(rows, [*Row._fields, *metrics], tablefmt="plain", colalign=aligned, disable_numparse=True)
     note = [f"mean ± standard deviation between {summary['deviation_over']}"] if summary["deviation_over"] else []
     return "\n".join([title, table, *note])
 
 
 def _chosen(result: dict[str, Any], what: str) -> str:
     """Say which readouts or layers were chosen, the most frequent first."""
-    if result[what] not in ("best", LAST):
+    if result[what] not in (BEST, LAST):
         return result[what]
     chosen = [run_[what] for run_ in result["runs"]]
     often = sorted(set(chosen), key=lambda name: (-chosen.count(name), name))

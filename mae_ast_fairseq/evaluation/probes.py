@@ -35,9 +35,6 @@ NO_LAYER = "-"
 """The layer of log-Mel frames."""
 
 
-# --- classifiers
-
-
 class Setting(NamedTuple):
     """What a probe chooses beside the features."""
 
@@ -92,22 +89,16 @@ def linear_scores(
     Returns:
         Scores [M, K] for each value: probabilities, and 0 for a class without a training clip.
     """
-    models: list[Any] = [LogisticRegression(C=value, max_iter=MAX_ITERATIONS) for value in values]
-    if targets.ndim == 2:
-        jobs = -1 if targets.size > MANY_FITS else None
-        models = [OneVsRestClassifier(model, n_jobs=jobs) for model in models]
-    return [_probabilities(model, train, targets, others, num_classes) for model in models]
-
-
-def _probabilities(
-    model: Any, train: np.ndarray, targets: np.ndarray, others: np.ndarray, num_classes: int
-) -> np.ndarray:
-    scores = np.zeros((len(others), num_classes))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what has not converged, and of labels that all clips have or none has
-        model.fit(train, targets.astype(int))
-    scores[:, model.classes_] = model.predict_proba(others)
-    return scores
+    scores = np.zeros((len(values), len(others), num_classes))
+    for place, value in enumerate(values):
+        model: Any = LogisticRegression(C=value, max_iter=MAX_ITERATIONS)
+        if targets.ndim == 2:
+            model = OneVsRestClassifier(model, n_jobs=-1 if targets.size > MANY_FITS else None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what has not converged, and of labels that all clips have or none has
+            model.fit(train, targets.astype(int))
+        scores[place][:, model.classes_] = model.predict_proba(others)
+    return list(scores)
 
 
 def neighbour_scores(
@@ -121,13 +112,10 @@ def neighbour_scores(
     search = NearestNeighbors(n_neighbors=count, metric="cosine").fit(train)
     distances, indices = search.kneighbors(others)  # [M, count] each, the nearest first
     rows = np.arange(len(others))[:, None]
-    scores = []
-    for value in values:
-        nearest = slice(min(int(value), count))
-        votes = np.zeros((len(others), num_classes))
-        np.add.at(votes, (rows, targets[indices[:, nearest]]), 2 - distances[:, nearest])
-        scores.append(votes)
-    return scores
+    scores = np.zeros((len(values), len(others), num_classes))
+    for votes, k in zip(scores, map(int, values), strict=True):
+        np.add.at(votes, (rows, targets[indices[:, :k]]), 2 - distances[:, :k])
+    return list(scores)
 
 
 def ridge_scores(
@@ -145,22 +133,17 @@ def ridge_scores(
     products = train @ train.T if is_dual else train.T @ train  # features have mean 0
     projected = others @ train.T if is_dual else others
     right = wanted - offset if is_dual else train.T @ (wanted - offset)
-    scores = []
-    for value in values:
-        penalised = products + np.eye(len(products)) * (value * len(train))
-        scores.append(projected @ linalg.solve(penalised, right, assume_a="pos") + offset)
-    return scores
+    penalised = (products + np.eye(len(products)) * (value * len(train)) for value in values)
+    return [projected @ linalg.solve(some, right, assume_a="pos") + offset for some in penalised]
 
 
 class Classifier(NamedTuple):
-    """A kind of probe."""
+    """A kind of probe, and what its C, penalty or k, and the floor of whitening are chosen from."""
 
     scores: Callable[[np.ndarray, np.ndarray, np.ndarray, int, Sequence[float]], list[np.ndarray]]
     values: Sequence[float]
-    """what its C, penalty or k is chosen from"""
     symbol: str
     floors: Sequence[Optional[float]] = FLOORS
-    """what the floor of whitening is chosen from"""
 
 
 CLASSIFIERS: Mapping[str, Classifier] = {
@@ -175,28 +158,28 @@ def score_settings(
 ) -> dict[Setting, np.ndarray]:
     """Score [M, C] features by a classifier of [N, C] ones with every setting: [M, K] each."""
     kind = CLASSIFIERS[classifier]
-    return {
-        Setting(floor, value): scores
-        for floor, (fitted, scored) in zip(kind.floors, whiten(train, others, kind.floors), strict=True)
-        for value, scores in zip(
-            kind.values, kind.scores(fitted, targets, scored, num_classes, kind.values), strict=True
-        )
-    }
-
-
-# --- features
+    found: dict[Setting, np.ndarray] = {}
+    for floor, (fitted, scored) in zip(kind.floors, whiten(train, others, kind.floors), strict=True):
+        scores = kind.scores(fitted, targets, scored, num_classes, kind.values)
+        found.update(zip([Setting(floor, value) for value in kind.values], scores, strict=True))
+    return found
 
 
 def log_mel_readouts(
-    clips: Any, num_mel_bins: int = fbank.NUM_MEL_BINS, max_seconds: Optional[float] = None
+    clips: Any,
+    rows: Optional[Sequence[int]] = None,
+    num_mel_bins: int = fbank.NUM_MEL_BINS,
+    max_seconds: Optional[float] = None,
 ) -> dict[str, np.ndarray]:
-    """Read the log-Mel frames of each clip out, the plainest of features, in every way: [N, 1, D] by readout.
+    """Read the log-Mel frames of clips out, the plainest of features, in every way: [N, 1, D] by readout.
 
     clips: a manifest, or what has its `path`, `num_samples` and `sample_rates`.
+    rows: which of them; None: all of them.
     """
+    rows = range(len(clips)) if rows is None else rows
     num_samples = None if max_seconds is None else round(max_seconds * fbank.SAMPLE_RATE)
     values: dict[str, list[np.ndarray]] = {name: [] for name in possible_readouts(rows=1)}
-    for row in tqdm(range(len(clips)), desc="log-Mel", unit=" clips", disable=None):
+    for row in tqdm(rows, desc="log-Mel", unit=" clips", disable=None):
         waveform = load_row(clips, row, num_samples=num_samples)
         frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=num_mel_bins)[None]
         for name, read in values.items():
@@ -213,20 +196,14 @@ class Candidate(NamedTuple):
 
 
 def candidates_of(readouts: Mapping[str, np.ndarray], layers: Sequence[str]) -> dict[Candidate, np.ndarray]:
-    """Return the features that a probe may choose from readouts [N, D, C] of D layers: [N, features] each.
-
-    layers: `all` for the layers one after another, numbers as `3` and `2,4`, or `-` for the only one.
-    """
+    """Return the features that a probe may choose, [N, features] each, from readouts [N, D, C] of D layers."""
     found = {}
     for readout, values in readouts.items():
         for layer in layers:
             every = layer in (ALL, NO_LAYER)
-            chosen = values if every else values[:, [int(number) - 1 for number in layer.split(",")]]
-            found[Candidate(readout, layer)] = chosen.reshape(len(values), -1)
+            chosen = slice(None) if every else [int(number) - 1 for number in layer.split(",")]
+            found[Candidate(readout, layer)] = values[:, chosen].reshape(len(values), -1)
     return found
-
-
-# --- choosing and testing
 
 
 class Choice(NamedTuple):

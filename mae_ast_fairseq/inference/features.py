@@ -169,6 +169,7 @@ def clip_features(
     dtype: torch.dtype,
     layers: Layers = ALL,
     max_seconds: Optional[float] = None,
+    rows: Optional[Sequence[int]] = None,
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Read layers out over the tokens of each clip.
@@ -181,6 +182,7 @@ def clip_features(
         dtype: its precision.
         layers: which are read out; LAST takes the least memory.
         max_seconds: read only this much of a clip's start; None: all of it.
+        rows: which of the clips; None: all of them.
         progress: show it on stderr.
 
     Returns:
@@ -194,14 +196,15 @@ def clip_features(
     for name in readouts:
         check_readout("readout", name, model.grid.rows)
     model = model.to(device, dtype).eval()
-    num_samples = manifest.num_samples_at_16k
+    rows = range(len(manifest)) if rows is None else rows
+    num_samples = manifest.num_samples_at_16k[rows]
     if max_seconds is not None:
         num_samples = np.minimum(num_samples, int(max_seconds * SAMPLE_RATE))
-    job = Job(manifest, range(len(manifest)), num_samples, plan_chunks(num_samples, model.grid), model.grid)
+    job = Job(manifest, rows, num_samples, plan_chunks(num_samples, model.grid), model.grid)
     ends = np.cumsum([readout_width(name, model.grid.rows, model.width) for name in readouts])
     num_layers = len(layer_numbers("layers", layers, model.num_layers))
-    values = np.empty((len(manifest), num_layers, ends[-1]), dtype=np.float32)
+    values = np.empty((len(rows), num_layers, ends[-1]), dtype=np.float32)
     clips = encode_clips(model, job, layers, readouts)
-    for row, parts in enumerate(tqdm(clips, total=len(values), unit=" clips", disable=None if progress else True)):
-        values[row] = next(parts)[:, 0]
+    for place, parts in enumerate(tqdm(clips, total=len(values), unit=" clips", disable=None if progress else True)):
+        values[place] = next(parts)[:, 0]
     return dict(zip(readouts, np.split(values, ends[:-1], axis=-1), strict=True))
