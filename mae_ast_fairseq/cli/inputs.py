@@ -48,10 +48,10 @@ def _files(path: str) -> Iterator[str]:
     yield from (str(root / name) for name in source.names)
 
 
-def long_enough(name: str, num_samples: np.ndarray, grid: TokenGrid) -> np.ndarray:
+def long_enough(name: str | Path, num_samples: np.ndarray, grid: TokenGrid) -> np.ndarray:
     """Return the rows of clips, of which `num_samples` [N] at 16 kHz are read, that have two tokens of the model.
 
-    Raises AudioError, with the manifest's `name`, where none has.
+    Raises AudioError, naming the manifest, where none has.
     """
     rows = np.flatnonzero(grid.num_tokens(num_frames(num_samples)) >= MIN_TOKENS)
     if not len(rows):

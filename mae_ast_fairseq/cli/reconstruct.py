@@ -14,7 +14,7 @@ from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untr
 from mae_ast_fairseq.cli.arguments import at_least, fraction, seconds, seed
 from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
 from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.inputs import add_input_arguments, read_clips
+from mae_ast_fairseq.cli.inputs import add_input_arguments, long_enough, read_clips
 from mae_ast_fairseq.cli.output import printable
 from mae_ast_fairseq.config.pretraining import MaskingFields
 from mae_ast_fairseq.data.manifest import Manifest
@@ -22,7 +22,6 @@ from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.files import prepare_folder
-from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.inference.loading import FileList, load_part, unusable
 from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
 from mae_ast_fairseq.nn import fbank
@@ -69,9 +68,7 @@ def run(args: argparse.Namespace) -> int:
     plots.require_matplotlib()
     clips = read_clips(args)
     checkpoint = open_checkpoint(args)
-    fields = _masking_fields(checkpoint)
-    ratio = fields.random_mask_prob if args.ratio is None else args.ratio
-    masking = Masking(_mask_type(args, checkpoint), ratio, fields.mask_length)
+    masking = _masking(args, checkpoint)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     num_samples = np.minimum(clips.num_samples_at_16k, int(args.max_seconds * fbank.SAMPLE_RATE))
     rows = _draw_rows(args, num_samples, grid) if args.manifest else range(len(clips))
@@ -86,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     for number, (row, waveform) in enumerate(progress, start=1):
         frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=grid.feature_dim)
         # The stream, epoch and index of validation: with the run's seed and whole clips, its very masks.
-        rng = generator(args.seed, Stream.MASK, epoch=0, index=row)
-        result = reconstruct(model, frames, masking, rng)
+        result = reconstruct(model, frames, masking, generator(args.seed, Stream.MASK, epoch=0, index=row))
         path = Path(clips.path(row))
         picture = args.out / f"{number:02}_{path.stem[:MAX_STEM]}{'_untrained' if args.untrained else ''}.png"
         _draw(picture, path.name, result, weights)
@@ -108,54 +104,41 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-# --- arguments
+def _masking(args: argparse.Namespace, checkpoint: Checkpoint) -> Masking:
+    """Return the masking asked for, or else the checkpoint's.
 
-
-def _masking_fields(checkpoint: Checkpoint) -> MaskingFields:
-    """Return how the checkpoint's model masks; raises CheckpointError for one that fills in nothing."""
-    if not isinstance(checkpoint.model, MaskingFields):
+    Raises CheckpointError for a model that fills in nothing, and ConfigError for a mask type that only loads.
+    """
+    fields = checkpoint.model
+    if not isinstance(fields, MaskingFields):
         raise CheckpointError(
             f"{checkpoint.path}: this is a {checkpoint.kind}, which fills in nothing; expected a checkpoint of "
             "pretraining; give the one that it was fine-tuned from"
         )
-    return checkpoint.model
-
-
-def _mask_type(args: argparse.Namespace, checkpoint: Checkpoint) -> str:
-    """Return the mask type asked for, or the checkpoint's; raises ConfigError for one that only loads."""
     mask_type = args.mask_type or checkpoint.mask_type
     if mask_type not in STRATEGIES:
         raise ConfigError(
             f"{checkpoint.path}: its mask type {mask_type!r} cannot be drawn; expected one of "
             f"{', '.join(STRATEGIES)}; pass --mask-type chunk_mask"
         )
-    return mask_type
-
-
-# --- clips
+    return Masking(mask_type, args.ratio or fields.random_mask_prob, fields.mask_length)
 
 
 def _draw_rows(args: argparse.Namespace, num_samples: np.ndarray, grid: TokenGrid) -> list[int]:
-    """Draw as many clips of the manifest, of `num_samples` [N] at 16 kHz, as `--clips` says, of all lengths."""
-    usable = np.flatnonzero(grid.num_tokens(fbank.num_frames(num_samples)) >= MIN_TOKENS)
-    if not len(usable):
-        raise AudioError(
-            f"{args.manifest}: none of its {len(num_samples)} clips has {MIN_TOKENS} tokens of the model, "
-            f"{min_seconds(grid, MIN_TOKENS):.3f} s; give longer clips or raise --max-seconds"
-        )
-    return _spread(usable, num_samples[usable], args.clips, generator(args.seed, Stream.ORDER))
+    """Draw as many clips of the manifest as `--clips` says, by rising length, each from one of as many equal parts.
 
-
-def _spread(rows: np.ndarray, num_samples: np.ndarray, count: int, rng: np.random.Generator) -> list[int]:
-    """Draw `count` of the rows, by rising length, each from one of as many equal parts of all their audio."""
-    order = np.argsort(num_samples, kind="stable")
-    count = min(count, len(rows))
-    audio = num_samples[order].cumsum()
+    The parts are of all audio, `num_samples` [N] at 16 kHz of each clip. Raises AudioError where no clip is usable.
+    """
+    rows = long_enough(args.manifest, num_samples, grid)
+    rows = rows[np.argsort(num_samples[rows], kind="stable")]
+    count = min(args.clips, len(rows))
+    audio = num_samples[rows].cumsum()
     steps = np.arange(count)
-    places = np.searchsorted(audio, (steps + rng.random(count)) / count * audio[-1])
+    shifts = generator(args.seed, Stream.ORDER).random(count)
+    places = np.searchsorted(audio, (steps + shifts) / count * audio[-1])
     # A clip longer than a part would be drawn again: take its neighbour then.
     places = np.minimum(np.maximum.accumulate(places - steps) + steps, len(rows) - count + steps)
-    return rows[order[places]].tolist()
+    return rows[places].tolist()
 
 
 def _load(clips: Manifest | FileList, row: int, num_samples: int, grid: TokenGrid) -> np.ndarray:
@@ -166,9 +149,6 @@ def _load(clips: Manifest | FileList, row: int, num_samples: int, grid: TokenGri
     if isinstance(waveform, AudioError):
         raise waveform
     return waveform
-
-
-# --- what is shown
 
 
 def _draw(picture: Path, name: str, result: Reconstruction, weights: str) -> None:
@@ -187,7 +167,6 @@ def _draw(picture: Path, name: str, result: Reconstruction, weights: str) -> Non
 
 
 def _weights(checkpoint: Checkpoint, untrained: bool) -> str:
-    """Say whose weights are used."""
     if untrained:
         return "untrained model, initial weights"
     if checkpoint.num_updates is None:

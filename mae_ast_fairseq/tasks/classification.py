@@ -32,7 +32,7 @@ from mae_ast_fairseq.optim.layerwise import (
 )
 from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask
 from mae_ast_fairseq.tasks.launch import check_checkpoint, read_checked
-from mae_ast_fairseq.tasks.validation import Scored, ValidationScores
+from mae_ast_fairseq.tasks.validation import ValidationScores
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class MaeAstClassificationTask(AudioTask):
         model.eval()
         with torch.no_grad():
             measured = criterion.measure(model, sample)
-        self._scores.add(Scored(sample["id"], measured.output, sample["target"].plain))
+        self._scores.add(sample["id"], measured.output, sample["target"].plain)
         return measured[:3]
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:

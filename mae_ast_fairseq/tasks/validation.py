@@ -1,6 +1,6 @@
 """Figures of a whole validation set, gathered from all processes, each clip counted once."""
 
-from typing import NamedTuple, Optional
+from typing import Optional
 
 import numpy as np
 import torch
@@ -10,17 +10,6 @@ from mae_ast_fairseq.evaluation.collapse import TokenMoments, effective_rank, to
 from mae_ast_fairseq.evaluation.metrics import evaluate
 from mae_ast_fairseq.nn.autoencoder import SwappedErrors
 from mae_ast_fairseq.nn.encoder import Features
-
-
-class Scored(NamedTuple):
-    """Scored clips."""
-
-    rows: Tensor
-    """[N] int64, the clips' rows in their manifest"""
-    scores: Tensor
-    """[N, K] float32"""
-    targets: Tensor
-    """[N, K] float32, 0 or 1"""
 
 
 class ValidationScores:
@@ -37,7 +26,7 @@ class ValidationScores:
     def __init__(self, multi_label: bool, num_batches: int):
         self.multi_label = multi_label
         self.num_batches = num_batches
-        self._batches: list[Scored] = []
+        self._batches: list[tuple[Tensor, ...]] = []
         self._device = torch.device("cpu")
         self._figures: Optional[dict[str, float]] = None
 
@@ -46,16 +35,16 @@ class ValidationScores:
         """Return whether the last batch has come, in this process as in all others."""
         return len(self._batches) >= self.num_batches
 
-    def add(self, scored: Scored) -> None:
-        """Take the scores of a batch."""
-        self._device = scored.scores.device
-        self._batches.append(Scored(*(part.cpu() for part in scored)))
+    def add(self, rows: Tensor, scores: Tensor, targets: Tensor) -> None:
+        """Take a batch: its clips' rows in their manifest [N], scores [N, K], and targets [N, K], 0 or 1."""
+        self._device = scores.device
+        self._batches.append((rows.cpu(), scores.cpu(), targets.cpu()))
         self._figures = None
 
     def figures(self) -> dict[str, float]:
         """Return the metrics over all clips of all processes, by name; all processes must ask."""
         if self._figures is None:
-            parts = (torch.cat(part) for part in zip(*self._batches, strict=True))
+            parts = map(torch.cat, zip(*self._batches, strict=True))
             rows, scores, targets = (gather(part, self._device).numpy() for part in parts)
             _, first = np.unique(rows, return_index=True)
             self._figures = evaluate(scores[first], targets[first], self.multi_label)
@@ -86,7 +75,7 @@ class TokenHealth:
 
     @property
     def has_all(self) -> bool:
-        """Whether what comes next is a filler."""
+        """Return whether what comes next is a filler."""
         return self._num_seen >= self.num_batches
 
     def add(self, encoded: Features, swapped: Optional[SwappedErrors] = None) -> None:

@@ -13,7 +13,7 @@ from mae_ast_fairseq.evaluation.collapse import effective_rank, token_moments, t
 from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.nn.autoencoder import SwappedErrors
 from mae_ast_fairseq.nn.encoder import Features
-from mae_ast_fairseq.tasks.validation import Scored, TokenHealth, ValidationScores, gather
+from mae_ast_fairseq.tasks.validation import TokenHealth, ValidationScores, gather
 from tests.finetuning import QUICK, RECIPE, finetune, write_tones
 from tests.processes import run_two
 from tests.training import SMALL, build, train
@@ -27,7 +27,7 @@ def whole_set(*batches):
     collected = ValidationScores(multi_label=True, num_batches=len(batches))
     for rows in batches:
         rows = torch.tensor(rows)
-        collected.add(Scored(rows, SCORES[rows], TARGETS[rows]))
+        collected.add(rows, SCORES[rows], TARGETS[rows])
     return collected
 
 
@@ -46,7 +46,7 @@ def test_figures_stay_until_scores_are_added():
     collected = whole_set(range(10))
     first = collected.figures()
     assert collected.figures() is first
-    collected.add(Scored(torch.arange(20), SCORES, TARGETS))
+    collected.add(torch.arange(20), SCORES, TARGETS)
     assert collected.figures() == whole_set(range(20)).figures()
 
 
@@ -54,7 +54,7 @@ def test_the_last_batch_completes_them():
     collected = ValidationScores(multi_label=True, num_batches=2)
     for is_last in (False, True):
         assert not collected.has_all
-        collected.add(Scored(torch.arange(20), SCORES, TARGETS))
+        collected.add(torch.arange(20), SCORES, TARGETS)
         assert collected.has_all == is_last
 
 
