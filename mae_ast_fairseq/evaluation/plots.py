@@ -23,7 +23,7 @@ DOTS_PER_INCH = 110
 MAX_COUNTED_CLASSES = 20  # of a confusion matrix with counts in its cells
 MAX_NAMED_CLASSES = 120  # beyond, names would be specks
 MAX_NAME = 24  # characters of a class' name
-INCHES_PER_CLASS = {True: 0.5, False: 0.17}  # with counts in the cells, and without
+COUNTED_INCHES, OTHER_INCHES = 0.5, 0.17  # of a class with counts in its cells, and without
 
 
 def require_matplotlib() -> None:
@@ -44,17 +44,14 @@ def band_of_hertz(hertz: float, num_mel_bins: int) -> float:
 def save_reconstruction(
     path: Path, *, original: np.ndarray, visible: np.ndarray, reconstructed: np.ndarray, title: str
 ) -> None:
-    """Draw what a model saw of a clip and what it made of it, one panel under the other, as a PNG.
+    """Draw what a model saw of a clip and what it made of it, one panel under the other, as by `save_figure`.
 
     Args:
-        path: the PNG, which appears whole or not at all.
+        path: the PNG.
         original: [T, F] log-Mel frames.
         visible: [T, F] bool, True where the model saw a value.
         reconstructed: [T, F] log-Mel frames.
         title: above the panels, taken literally.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
     """
     save_figure(path, lambda: _reconstruction_figure(original, visible, reconstructed, title))
 
@@ -70,16 +67,13 @@ def check_confusion(path: Path, multi_label: bool) -> None:
 
 
 def save_confusion(path: Path, *, counts: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draw a confusion matrix as a PNG: the fraction of each class' clips that was taken for each class.
+    """Draw a confusion matrix, the fraction of each class' clips that was taken for each class, as by `save_figure`.
 
     Args:
-        path: the PNG, which appears whole or not at all.
+        path: the PNG.
         counts: [K, K] int, clips of the row's class that were taken for the column's.
         names: [K] the classes' names, taken literally.
         title: above the matrix, taken literally.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
     """
     save_figure(path, lambda: _confusion_figure(counts, names, title))
 
@@ -104,28 +98,25 @@ def _confusion_figure(counts: np.ndarray, names: Sequence[str], title: str) -> A
     from matplotlib.figure import Figure
 
     num_classes = len(counts)
-    fractions = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    size = float(np.clip(INCHES_PER_CLASS[num_classes <= MAX_COUNTED_CLASSES] * num_classes, 4, MAX_WIDTH))
+    is_counted = num_classes <= MAX_COUNTED_CLASSES
+    num_clips = counts.sum(1, keepdims=True)
+    fractions = counts / np.maximum(num_clips, 1)
+    size = float(np.clip((COUNTED_INCHES if is_counted else OTHER_INCHES) * num_classes, 4, MAX_WIDTH))
     figure = Figure(figsize=(size + 2.2, size + 1.2), layout="constrained")
     figure.suptitle(title, fontsize="large", parse_math=False, wrap=True)
     ax = figure.subplots()
-    image = ax.imshow(
-        np.ma.array(fractions, mask=np.broadcast_to(counts.sum(1, keepdims=True) == 0, counts.shape)),
-        cmap="Blues",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
+    shown = np.ma.array(fractions, mask=np.broadcast_to(num_clips == 0, counts.shape))
+    image = ax.imshow(shown, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     ax.set_facecolor(MASKED_COLOUR)  # classes without a clip
     figure.colorbar(image, ax=ax, label="fraction of the class' clips", shrink=0.7)
     if num_classes <= MAX_NAMED_CLASSES:
         labels = [name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…" for name in names]
-        font = "medium" if num_classes <= MAX_COUNTED_CLASSES else "x-small"
+        font = "medium" if is_counted else "x-small"
         ax.set_xticks(range(num_classes), labels, rotation=90 if max(map(len, labels)) > 3 else 0, fontsize=font)
         ax.set_yticks(range(num_classes), labels, fontsize=font)
         for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
             label.set_parse_math(False)
-    if num_classes <= MAX_COUNTED_CLASSES:
+    if is_counted:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if fractions[row, column] > 0.5 else "black"
@@ -151,7 +142,9 @@ def _reconstruction_figure(original: np.ndarray, visible: np.ndarray, reconstruc
     }
     for ax, (label, values) in zip(axes, panels.items(), strict=False):
         image = _draw(ax, label, values, "magma", low, high)
-    _outline(axes[2], visible)
+    time = (np.arange(len(original)) + 0.5) * SECONDS_PER_FRAME
+    bands = np.arange(original.shape[1]) + 0.5
+    axes[2].contour(time, bands, visible.T, levels=[0.5], colors="white", linewidths=1)
     figure.colorbar(image, ax=axes[:3], label="log-Mel energy (natural log)", aspect=40)
     # The same scale with and without training: it depends on the original alone.
     label = "4. How far off it is where it filled in: |3. - 1.| (grey: what it saw)"
@@ -180,10 +173,3 @@ def _draw(ax: Any, label: str, values: np.ndarray, colours: str, low: float, hig
     ax.set_yticks([min(band_of_hertz(hertz, num_mel_bins), num_mel_bins) for hertz in TICKS], [str(t) for t in TICKS])
     ax.set_ylabel("Hz (Mel scale)")
     return image
-
-
-def _outline(ax: Any, visible: np.ndarray) -> None:
-    """Draw a line around what is visible, [T, F] bool."""
-    num_frames, num_mel_bins = visible.shape
-    time = (np.arange(num_frames) + 0.5) * SECONDS_PER_FRAME
-    ax.contour(time, np.arange(num_mel_bins) + 0.5, visible.T, levels=[0.5], colors="white", linewidths=1)

@@ -140,7 +140,7 @@ def ridge_scores(
 class Classifier(NamedTuple):
     """A kind of probe, and what its C, penalty or k, and the floor of whitening are chosen from."""
 
-    scores: Callable[[np.ndarray, np.ndarray, np.ndarray, int, Sequence[float]], list[np.ndarray]]
+    scores: Callable[[np.ndarray, np.ndarray, np.ndarray, int, Sequence[float]], Sequence[np.ndarray]]
     values: Sequence[float]
     symbol: str
     floors: Sequence[Optional[float]] = FLOORS

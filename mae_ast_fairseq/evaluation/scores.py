@@ -55,11 +55,10 @@ def class_metrics(scores: np.ndarray, targets: np.ndarray, multi_label: bool) ->
     has_label = one_hot(targets, scores.shape[1])
     support = has_label.sum(axis=0).tolist()
     if multi_label:
-        precisions = [
-            float(average_precision_score(has_label[:, k], scores[:, k])) if clips else float("nan")
+        return [
+            {"clips": clips, "AP": float(average_precision_score(has_label[:, k], scores[:, k])) if clips else np.nan}
             for k, clips in enumerate(support)
         ]
-        return [{"clips": clips, "AP": value} for clips, value in zip(support, precisions, strict=True)]
     precision, recall, f1, _ = precision_recall_fscore_support(
         has_label.argmax(axis=1), scores.argmax(axis=1), labels=range(len(support)), zero_division=np.nan
     )

@@ -72,10 +72,10 @@ def given_split(
     Where it is given, the tested classifier is fitted on `train` alone, as the field does it. Splits of other numbers
     hold other parts out.
     """
-    inner = [(train, valid)] if valid is not None else []
-    if valid is None:
-        inner = _stratified(data, train, VALIDATION_PARTS, _state(seed, HOLD_OUT, number))[:1]
-    return _checked(data, Split(name, train, test, inner))
+    if valid is not None:
+        return _checked(data, Split(name, train, test, [(train, valid)]))
+    parts = _stratified(data, train, VALIDATION_PARTS, _state(seed, HOLD_OUT, number))
+    return _checked(data, Split(name, train, test, parts[:1]))
 
 
 def split_by_folds(data: ProbeData, num_folds: int, seed: int) -> list[Split]:
@@ -86,8 +86,8 @@ def split_by_folds(data: ProbeData, num_folds: int, seed: int) -> list[Split]:
     rows = np.arange(len(data.targets))
     most = len(rows) if data.is_multi_label else int(np.bincount(data.targets).max())
     if not 2 <= num_folds <= most:
-        what = "clips" if data.is_multi_label else "clips of the largest class"
-        raise ConfigError(f"--folds {num_folds}: expected 2 to {most}, the number of {what}")
+        of_what = "" if data.is_multi_label else " of the largest class"
+        raise ConfigError(f"--folds {num_folds}: expected 2 to {most}, the number of clips{of_what}")
     return [
         given_split(data, train, None, test, seed, f"fold {number}", number)
         for number, (train, test) in enumerate(_stratified(data, rows, num_folds, _state(seed, FOLDS)), start=1)
@@ -154,39 +154,32 @@ def _checked(data: ProbeData, split: Split) -> Split:
     return split
 
 
-# --- few shots
-
-
 def few_shot(data: ProbeData, split: Split, shots: int, seed: int) -> Split:
     """Keep `shots` training clips of each class, drawn by `seed`, in training and wherever is fitted on for choosing.
 
-    Validation and test rows stay. Where rows belong to groups, a class' clips are spread over as many as can be.
-    Raises ConfigError where a class has fewer clips, or clips may have many labels.
+    Validation and test rows stay. The draw depends on the seed and the class, and with more shots, those of fewer are
+    among them. Where rows belong to groups, a class' clips are spread over as many as can be. Raises ConfigError where
+    a class has fewer clips, or clips may have many labels.
     """
     if data.is_multi_label:
         raise ConfigError("--shots: clips have many labels here; expected single labels, of which N clips can be drawn")
-    inner = [(draw_shots(data, fit, shots, seed, split.name), valid) for fit, valid in split.inner]
-    return split._replace(train=draw_shots(data, split.train, shots, seed, split.name), inner=inner)
 
+    def draw(rows: np.ndarray) -> np.ndarray:
+        drawn = []
+        for label in data.classes(rows).tolist():
+            clips = rows[data.targets[rows] == label]
+            if not 1 <= shots <= len(clips):
+                raise ConfigError(
+                    f"--shots {shots}: {split.name} has {len(clips)} training clips of class {data.names[label]!r}; "
+                    f"expected 1 to {len(clips)}"
+                )
+            clips = generator(seed, Stream.ORDER, SHOTS, label).permutation(clips)
+            if data.groups is not None:
+                clips = _round_robin(clips, data.groups[clips])
+            drawn.append(clips[:shots])
+        return np.sort(np.concatenate(drawn))
 
-def draw_shots(data: ProbeData, rows: np.ndarray, shots: int, seed: int, name: str) -> np.ndarray:
-    """Return `shots` of the rows for each class, ascending; `name` is the split's, for messages.
-
-    The draw depends on the seed and the class; with more shots, those of fewer are among them.
-    """
-    drawn = []
-    for label in data.classes(rows).tolist():
-        clips = rows[data.targets[rows] == label]
-        if not 1 <= shots <= len(clips):
-            raise ConfigError(
-                f"--shots {shots}: {name} has {len(clips)} training clips of class {data.names[label]!r}; expected 1 "
-                f"to {len(clips)}"
-            )
-        clips = generator(seed, Stream.ORDER, SHOTS, label).permutation(clips)
-        if data.groups is not None:
-            clips = _round_robin(clips, data.groups[clips])
-        drawn.append(clips[:shots])
-    return np.sort(np.concatenate(drawn))
+    return split._replace(train=draw(split.train), inner=[(draw(fit), valid) for fit, valid in split.inner])
 
 
 def _round_robin(clips: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -33,9 +33,9 @@ def by_definition(clips: list[torch.Tensor]) -> tuple[float, float]:
     tokens = torch.cat(clips).double()
     deviations = torch.cat([clip.double() - clip.double().mean(dim=0) for clip in clips])
     spread = deviations.square().mean().sqrt() / tokens.square().mean().sqrt()
-    shares = torch.linalg.svdvals(deviations)
-    shares = shares / shares.sum()
-    return float(spread), float(torch.exp(-(shares * shares.clamp(min=1e-300).log()).sum()))
+    fractions = torch.linalg.svdvals(deviations)
+    fractions = fractions / fractions.sum()
+    return float(spread), float(torch.exp(-(fractions * fractions.clamp(min=1e-300).log()).sum()))
 
 
 @settings(max_examples=30, deadline=None)

@@ -147,12 +147,12 @@ def confusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return draw
 
 
-def test_a_confusion_matrix_shows_shares_of_the_rows_and_counts(confusion) -> None:
+def test_a_confusion_matrix_shows_fractions_of_the_rows_and_counts(confusion) -> None:
     ax = confusion(COUNTS, ["dog", "cat", "owl"])
-    shares = ax.images[0].get_array()
-    np.testing.assert_allclose(shares[:2], [[0.8, 0.2, 0], [0, 0.5, 0.5]])
-    assert shares.mask[2].all()
-    assert not shares.mask[:2].any()
+    fractions = ax.images[0].get_array()
+    np.testing.assert_allclose(fractions[:2], [[0.8, 0.2, 0], [0, 0.5, 0.5]])
+    assert fractions.mask[2].all()
+    assert not fractions.mask[:2].any()
     assert ax.images[0].origin == "upper"
     assert ax.images[0].get_clim() == (0, 1)
     shown = {text.get_position(): text.get_text() for text in ax.texts}

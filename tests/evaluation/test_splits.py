@@ -1,4 +1,4 @@
-"""Splits keep test rows out of every choice, groups apart, and classes in their shares."""
+"""Splits keep test rows out of every choice, groups apart, and classes in like fractions."""
 
 from collections import Counter
 
