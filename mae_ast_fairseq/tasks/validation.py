@@ -27,7 +27,6 @@ class ValidationScores:
         self.multi_label = multi_label
         self.num_batches = num_batches
         self._batches: list[tuple[Tensor, ...]] = []
-        self._device = torch.device("cpu")
         self._figures: Optional[dict[str, float]] = None
 
     @property
@@ -37,7 +36,6 @@ class ValidationScores:
 
     def add(self, rows: Tensor, scores: Tensor, targets: Tensor) -> None:
         """Take a batch: its clips' rows in their manifest [N], scores [N, K], and targets [N, K], 0 or 1."""
-        self._device = scores.device
         self._batches.append((rows.cpu(), scores.cpu(), targets.cpu()))
         self._figures = None
 
@@ -45,7 +43,7 @@ class ValidationScores:
         """Return the metrics over all clips of all processes, by name; all processes must ask."""
         if self._figures is None:
             parts = map(torch.cat, zip(*self._batches, strict=True))
-            rows, scores, targets = (gather(part, self._device).numpy() for part in parts)
+            rows, scores, targets = (gather(part).numpy() for part in parts)
             _, first = np.unique(rows, return_index=True)
             self._figures = evaluate(scores[first], targets[first], self.multi_label)
         return self._figures
@@ -109,18 +107,10 @@ class TokenHealth:
         return self._figures
 
 
-def gather(values: Tensor, device: torch.device) -> Tensor:
-    """Concatenate the [n, ...] tensors of all processes, of which each may have its own n; on the CPU.
-
-    `device` is one that the processes' backend can send from.
-    """
+def gather(values: Tensor) -> Tensor:
+    """Concatenate the [n, ...] CPU tensors of all processes, of which each may have its own n."""
     if not torch.distributed.is_initialized():
         return values
-    num_processes = torch.distributed.get_world_size()
-    counts = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(num_processes)]
-    torch.distributed.all_gather(counts, torch.tensor([len(values)], device=device))
-    padded = values.new_zeros(int(max(counts)), *values.shape[1:], device=device)
-    padded[: len(values)] = values.to(device)
-    parts = [torch.empty_like(padded) for _ in range(num_processes)]
-    torch.distributed.all_gather(parts, padded)
-    return torch.cat([part[: int(count)].cpu() for part, count in zip(parts, counts, strict=True)])
+    parts: list[Tensor] = [values] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, values)
+    return torch.cat(parts)
