@@ -1,1 +1,1 @@
-"""What a batch is made of: audio, manifests, labels, masks, and the datasets and collaters over them."""
+"""What a batch is made of: audio, manifests, labels, masks, augmentation; nothing here knows fairseq."""

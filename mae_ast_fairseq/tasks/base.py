@@ -20,7 +20,7 @@ from mae_ast_fairseq.corpus.statistics import (
     pool,
     read_statistics,
 )
-from mae_ast_fairseq.data.clips import ClipDataset
+from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.launch import (

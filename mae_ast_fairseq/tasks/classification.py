@@ -19,9 +19,9 @@ from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE, encoder_state, ta
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, check_classification_task
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.data.augmentation import Augmentation
-from mae_ast_fairseq.data.classification import LabelledAudioDataset
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
+from mae_ast_fairseq.datasets.classification import LabelledAudioDataset
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.optim.layerwise import (

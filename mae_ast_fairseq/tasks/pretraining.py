@@ -14,7 +14,7 @@ from torch import nn
 from mae_ast_fairseq.config.pretraining import PretrainingTaskFields, check_pretraining_task, require_choice
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking, check_ratio
-from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
+from mae_ast_fairseq.datasets.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation.collapse import diagnose
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mae_ast_fairseq.data.clips import MAX_REPLACEMENTS
 from mae_ast_fairseq.data.masking import STRATEGIES, Mask, Strategy, num_visible
-from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
+from mae_ast_fairseq.datasets.clips import MAX_REPLACEMENTS
+from mae_ast_fairseq.datasets.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.tasks import base
-from tests.data.test_pretraining import equal
+from tests.datasets.test_pretraining import equal
 from tests.training import SMALL, build
 
 

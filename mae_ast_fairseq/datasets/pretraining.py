@@ -6,12 +6,12 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-from mae_ast_fairseq.data.clips import ClipDataset, CroppedClip
 from mae_ast_fairseq.data.collate import crop_to_shortest, waveforms_to_frames
 from mae_ast_fairseq.data.concat import ConcatManifest, draw_by_weight
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.data.masking import Mask, Masking, collate
+from mae_ast_fairseq.datasets.clips import ClipDataset, CroppedClip
 from mae_ast_fairseq.rng import Stream, generator
 
 

@@ -6,14 +6,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from mae_ast_fairseq.data.augmentation import Augmentation
-from mae_ast_fairseq.data.classification import LabelledAudioDataset, LabelledClip, occurrences
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest
+from mae_ast_fairseq.datasets.classification import LabelledAudioDataset, LabelledClip, occurrences
 from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.tokens import TokenGrid
-from tests.data.batches import batch_of, equal
+from tests.datasets.batches import batch_of, equal
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 CLASSES = Vocabulary(("cat", "dog", "owl"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_ast_fairseq.data.clips import LENGTH_BUCKET, MAX_LENGTH_RATIO, MAX_REPLACEMENTS, ClipDataset
 from mae_ast_fairseq.data.manifest import read_manifest
+from mae_ast_fairseq.datasets.clips import LENGTH_BUCKET, MAX_LENGTH_RATIO, MAX_REPLACEMENTS, ClipDataset
 from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.nn.tokens import TokenGrid
 

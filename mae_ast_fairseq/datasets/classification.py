@@ -19,12 +19,12 @@ from mae_ast_fairseq.data.augmentation import (
     roll,
     smooth,
 )
-from mae_ast_fairseq.data.clips import ClipDataset
 from mae_ast_fairseq.data.collate import Frames, waveforms_to_frames
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.labels import Labels, balanced_weights, check_each_has_example
 from mae_ast_fairseq.data.manifest import Manifest
+from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import ManifestError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.rng import Stream, generator

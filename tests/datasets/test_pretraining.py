@@ -7,10 +7,10 @@ import torch
 from mae_ast_fairseq.data.float32 import Float32Tensor
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking
-from mae_ast_fairseq.data.pretraining import MaskedAudioDataset
+from mae_ast_fairseq.datasets.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.tokens import TokenGrid
-from tests.data.batches import batch_of, equal
+from tests.datasets.batches import batch_of, equal
 
 PATCHES = TokenGrid(feature_dim=128, kernel=(16, 16), stride=(16, 16))
 FRAMES = TokenGrid(feature_dim=128, kernel=(128, 2), stride=(128, 2))
