@@ -26,7 +26,6 @@ import numpy as np
 import report
 import sets
 import soundfile as sf
-import torch
 
 from mae_ast_fairseq.checkpoints.read import build_model, build_untrained, read_checkpoint
 from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE
@@ -244,8 +243,7 @@ def reader(model: Any) -> Any:
 
     def read(probe_set: sets.ProbeSet) -> dict[str, np.ndarray]:
         names = possible_readouts(model.grid.rows)
-        cpu = torch.device("cpu")
-        return clip_features(model, probe_set.manifest, names, device=cpu, dtype=torch.float32, progress=False)
+        return clip_features(model, probe_set.manifest, names)
 
     return read
 

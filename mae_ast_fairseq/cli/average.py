@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from mae_ast_fairseq.checkpoints.average import average_checkpoints
-from mae_ast_fairseq.cli.checkpoint import add_ignore_unknown
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.cli.model import add_ignore_unknown, check_out
 
 EXAMPLE = "mae-ast average checkpoints/checkpoint[0-9]*.pt --out averaged.pt"
 
@@ -24,10 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read and check the checkpoints, write their mean."""
-    if args.out.is_dir() or not os.access(args.out.parent, os.W_OK):
-        raise ConfigError(f"--out {args.out}: this cannot be written; expected a file in a folder that is there")
-    if args.out.exists() and any(path.exists() and path.samefile(args.out) for path in args.checkpoints):
-        raise ConfigError(f"--out {args.out}: this is one of the checkpoints; expected another file; name a new one")
+    check_out(args.out, args.checkpoints)
     last = average_checkpoints(args.checkpoints, args.out, args.ignore_unknown)
     summary = {"checkpoints": [str(path) for path in args.checkpoints], "model": last.kind, "out": str(args.out)}
     if args.json:

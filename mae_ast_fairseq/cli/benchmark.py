@@ -129,7 +129,7 @@ def _plan(args: argparse.Namespace) -> Any:
     from mae_ast_fairseq.benchmark.cases import product, require_tokens, sweep
     from mae_ast_fairseq.benchmark.recipes import parse_setting, read_recipes
     from mae_ast_fairseq.benchmark.run import Plan
-    from mae_ast_fairseq.cli.device import check_device
+    from mae_ast_fairseq.cli.model import check_device
     from mae_ast_fairseq.inference.encoder import PRECISIONS
 
     parts = (set(PARTS) if args.only is None else args.only) - args.skip

@@ -9,7 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import at_least
-from mae_ast_fairseq.cli.output import without_nan
+from mae_ast_fairseq.cli.model import without_nan
 from mae_ast_fairseq.cli.predict import EXIT_BROKEN_FILES, add_classifier_arguments, classify, open_classifier
 from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest

@@ -13,9 +13,13 @@ from typing import Any
 import numpy as np
 
 from mae_ast_fairseq.cli.arguments import at_least, number, seconds
-from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument
-from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.inputs import add_input_arguments, read_clips
+from mae_ast_fairseq.cli.model import (
+    add_checkpoint_argument,
+    add_device_arguments,
+    add_input_arguments,
+    check_device_arguments,
+    read_clips,
+)
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import prepare_folder
@@ -33,7 +37,6 @@ from mae_ast_fairseq.inference.extract import (
 )
 from mae_ast_fairseq.inference.features import Job
 from mae_ast_fairseq.inference.loading import NUM_WORKERS, FileList
-from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, READOUTS, check_readout, layer_numbers, parse_layers, readout_width
 
@@ -42,9 +45,7 @@ EXAMPLE = "mae-ast extract checkpoints/checkpoint_best.pt --manifest manifests/s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_checkpoint_argument(
-        parser, "of any model of this project, ours or as released, or tiny, which the package brings"
-    )
+    add_checkpoint_argument(parser, "of any of our models, as released, or tiny, which the package brings")
     add_input_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write in; made if absent")
     parser.add_argument(
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-shards",
         type=at_least(1),
         default=1,
-        help="cut the clips into so many runs of rows (default: %(default)s)",
+        help="how many runs of rows the clips are cut into (default: %(default)s)",
     )
     parser.add_argument(
         "--chunk-seconds",
@@ -106,10 +107,11 @@ def run(args: argparse.Namespace) -> int:
     if args.readout is not None:
         check_readout("--readout", args.readout, model.grid.rows)
     job = _job(args, model, clips, shard_rows(len(clips), args.shard, args.num_shards))
-    store = _store(args, model, clips, job)
+    stem = f"{args.manifest.stem if args.manifest else 'files'}_{args.shard}_{args.num_shards}"
+    store = _store(args, model, clips, job, stem)
 
     prepare_folder("--out", args.out)
-    record, settings = args.out / f"{_stem(args)}.json", _settings(args, clips)
+    record, settings = args.out / f"{stem}.json", _settings(args, clips)
     if args.overwrite:
         for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
             path.unlink(missing_ok=True)
@@ -118,7 +120,6 @@ def run(args: argparse.Namespace) -> int:
     if not all(path.exists() for path in store.paths):
         bad = _extract(args, model, new, store, record)
     write_record(record, settings, bad)
-    counts = _counts(job, new, bad, time.monotonic() - begin)
     summary = {
         "checkpoint": str(args.checkpoint),
         "out": str(args.out),
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         "files": list(map(str, store.paths)) if args.format == "hubert" else [],
         "layer": args.layer,
         "width": _width(args, model),
-        **counts,
+        **_counts(job, new, bad, time.monotonic() - begin),
         "bad": [{"file": clips.path(row), "reason": reason} for row, reason in sorted(bad.items())],
     }
     print(json.dumps(summary, indent=2) if args.json else _as_text(summary))
@@ -144,17 +145,53 @@ def _job(args: argparse.Namespace, model: SpectrogramEncoder, clips: Manifest | 
     return Job(clips, rows, num_samples, chunks, model.grid, 1, args.max_seconds_per_batch, args.workers)
 
 
+def _store(
+    args: argparse.Namespace, model: SpectrogramEncoder, clips: Manifest | FileList, job: Job, stem: str
+) -> Store:
+    """Return where features go; several layers have folders of their own, or an axis, as `all` has of one layer too."""
+    width = _width(args, model)
+    has_layers = args.layers != LAST and not isinstance(args.layers, int)
+    layers = layer_numbers("--layer", args.layers, model.num_layers) if has_layers else []
+    if args.format == "hubert":
+        folders = [args.out / f"layer_{number}" for number in layers] if has_layers else [args.out]
+        return HubertStore([folder / f"{stem}.npy" for folder in folders], job.rows, width)
+    axes = (len(layers),) if has_layers else ()
+    files = {}
+    for row, num_tokens in zip(job.rows, job.num_tokens.tolist(), strict=True):
+        shape = (*axes, width) if args.readout else (*axes, num_tokens, width)
+        files[row] = args.out / mirrored_path(clips.relative_path(row)), shape
+    return NpyStore(files)
+
+
+def _settings(args: argparse.Namespace, clips: Manifest | FileList) -> dict[str, Any]:
+    """Return what the files depend on, by which a restart knows whether it may go on."""
+    settings = {name: getattr(args, name) for name in ("layer", "readout", "format", "chunk_seconds", "precision")}
+    settings["checkpoint"] = _hash_of(args.checkpoint)
+    if args.format == "hubert":  # each file of the other format is of one clip alone
+        if isinstance(clips, Manifest):
+            settings["clips"] = _hash_of(args.manifest)
+        else:
+            rows = list(zip(clips.paths, clips.num_samples.tolist(), clips.sample_rates.tolist(), strict=True))
+            settings["clips"] = hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()
+    return settings
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _extract(
     args: argparse.Namespace, model: SpectrogramEncoder, job: Job, store: Store, record: Path
 ) -> dict[int, str]:
     """Extract what is not done; raises ConfigError where the disk is full, before hours of work where that is seen."""
     num_layers = len(layer_numbers("--layer", args.layers, model.num_layers))
-    num_rows = len(job.rows) if args.readout else int(job.chunks.num_tokens.sum())
-    num_bytes = num_layers * num_rows * _width(args, model) * FLOAT32.itemsize
+    num_vectors = len(job.rows) if args.readout else int(job.num_tokens.sum())
+    num_bytes = num_layers * num_vectors * _width(args, model) * FLOAT32.itemsize
     try:
         if num_bytes > shutil.disk_usage(args.out).free:
             raise OSError(errno.ENOSPC, f"no room for {num_bytes:,} bytes")
-        return extract(model, job, store, args.layers, () if args.readout is None else (args.readout,))
+        return extract(model, job, store, args.layers, [args.readout] if args.readout else [])
     except AudioError:
         record.unlink()
         raise
@@ -165,58 +202,13 @@ def _extract(
         ) from None
 
 
-# --- what is written
-
-
-def _stem(args: argparse.Namespace) -> str:
-    split = args.manifest.stem if args.manifest else "files"
-    return f"{split}_{args.shard}_{args.num_shards}"
-
-
-def _settings(args: argparse.Namespace, clips: Manifest | FileList) -> dict[str, Any]:
-    """Return what the files depend on, by which a restart knows whether it may go on."""
-    settings = {name: getattr(args, name) for name in ("layer", "readout", "format", "chunk_seconds", "precision")}
-    settings["checkpoint"] = _hash_of(args.checkpoint)
-    if args.format == "hubert":  # each file of the other format is of one clip alone
-        settings["clips"] = _hash_of(args.manifest) if isinstance(clips, Manifest) else _hash_of_files(clips)
-    return settings
-
-
-def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _hash_of_files(files: FileList) -> str:
-    rows = zip(files.paths, files.num_samples.tolist(), files.sample_rates.tolist(), strict=True)
-    return hashlib.sha256(repr(list(rows)).encode(errors="surrogateescape")).hexdigest()
-
-
-def _store(args: argparse.Namespace, model: SpectrogramEncoder, clips: Manifest | FileList, job: Job) -> Store:
-    """Return where features go; several layers have folders of their own, or an axis, as `all` has of one layer too."""
-    width = _width(args, model)
-    has_layers = args.layers != LAST and not isinstance(args.layers, int)
-    layers = layer_numbers("--layer", args.layers, model.num_layers) if has_layers else []
-    if args.format == "hubert":
-        folders = [args.out / f"layer_{number}" for number in layers] if has_layers else [args.out]
-        return HubertStore([folder / f"{_stem(args)}.npy" for folder in folders], job.rows, width)
-    axes = [len(layers)] if has_layers else []
-    num_tokens = model.grid.num_tokens(fbank.num_frames(job.num_samples)).tolist()
-    shapes = [(*axes, width) if args.readout else (*axes, count, width) for count in num_tokens]
-    return NpyStore({row: args.out / mirrored_path(clips.relative_path(row)) for row in job.rows}, shapes)
-
-
-# --- what is printed
-
-
 def _counts(job: Job, new: Job, bad: dict[int, str], seconds: float) -> dict[str, int | float]:
     """Count what was done: all of `job`, and of it `new` this time."""
     is_good = ~np.isin(job.rows, list(bad))
-    num_tokens = job.grid.num_tokens(fbank.num_frames(job.num_samples))
     num_chunks, num_new = len(job.chunks.clips), len(new.chunks.clips)
     return {
         "num_clips": int(is_good.sum()),
-        "num_tokens": int(num_tokens[is_good].sum()),
+        "num_tokens": int(job.num_tokens[is_good].sum()),
         "num_chunks": num_chunks,
         "num_chunks_resumed": num_chunks - num_new,
         "seconds": round(seconds, 3),

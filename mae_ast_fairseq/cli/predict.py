@@ -15,10 +15,15 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.checkpoints.read import build_model
 from mae_ast_fairseq.cli.arguments import at_least, seconds
-from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
-from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.inputs import add_input_arguments, read_clips
-from mae_ast_fairseq.cli.output import printable
+from mae_ast_fairseq.cli.model import (
+    add_checkpoint_argument,
+    add_device_arguments,
+    add_input_arguments,
+    check_device_arguments,
+    open_checkpoint,
+    printable,
+    read_clips,
+)
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.files import atomic_write, prepare_folder

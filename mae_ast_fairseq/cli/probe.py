@@ -14,8 +14,12 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained
 from mae_ast_fairseq.cli.arguments import seconds, seed
-from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
-from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
+from mae_ast_fairseq.cli.model import (
+    add_checkpoint_argument,
+    add_device_arguments,
+    check_device_arguments,
+    open_checkpoint,
+)
 from mae_ast_fairseq.cli.splits import LabelledClips, add_split_arguments, read_clips
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots, probes
@@ -102,7 +106,7 @@ class Outcome(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Read the data, extract features once, probe them by every seed and split, print the table."""
-    device, dtype = check_device_arguments(args)
+    placement = check_device_arguments(args)
     _check_arguments(args)
     checkpoint = open_checkpoint(args)
     layers = _layers(args.layer, checkpoint.model.encoder_layers)
@@ -111,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         check_readout("--readout", args.readout, grid.rows)
     clips = read_clips(args, grid)
     outcomes: dict[Row, list[Outcome]] = {}
-    for name, seeds, readouts in _feature_sets(args, checkpoint, clips, device, dtype):
+    for name, seeds, readouts in _feature_sets(args, checkpoint, clips, placement):
         for row, outcome in _probe(args, clips, name, seeds, readouts, layers):
             outcomes.setdefault(row, []).append(outcome)
     summary = _summarize(args, clips, outcomes)
@@ -150,14 +154,13 @@ def _layers(layer: str, num_layers: int) -> tuple[list[str], list[str]]:
 
 
 def _feature_sets(
-    args: argparse.Namespace, checkpoint: Checkpoint, clips: LabelledClips, device: torch.device, dtype: torch.dtype
+    args: argparse.Namespace, checkpoint: Checkpoint, clips: LabelledClips, placement: tuple[torch.device, torch.dtype]
 ) -> Iterator[tuple[str, Sequence[int], dict[str, np.ndarray]]]:
     """Yield (name, seeds that use it, [N, D, C] by readout): one set at a time is held."""
 
     def extract(model: SpectrogramEncoder) -> dict[str, np.ndarray]:
         names = possible_readouts(model.grid.rows) if args.readout == ALL else [args.readout]
-        how = {"device": device, "dtype": dtype, "max_seconds": args.max_seconds}
-        return clip_features(model, clips.manifest, names, rows=clips.rows, **how)
+        return clip_features(model.to(*placement), clips.manifest, names, max_seconds=args.max_seconds, rows=clips.rows)
 
     yield TRAINED, args.seeds, extract(build_model(checkpoint))
     if not args.no_baselines:

@@ -12,10 +12,16 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint, build_model, build_untrained
 from mae_ast_fairseq.cli.arguments import at_least, fraction, seconds, seed
-from mae_ast_fairseq.cli.checkpoint import add_checkpoint_argument, open_checkpoint
-from mae_ast_fairseq.cli.device import add_device_arguments, check_device_arguments
-from mae_ast_fairseq.cli.inputs import add_input_arguments, long_enough, read_clips
-from mae_ast_fairseq.cli.output import printable
+from mae_ast_fairseq.cli.model import (
+    add_checkpoint_argument,
+    add_device_arguments,
+    add_input_arguments,
+    check_device_arguments,
+    long_enough,
+    open_checkpoint,
+    printable,
+    read_clips,
+)
 from mae_ast_fairseq.config.pretraining import MaskingFields
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking

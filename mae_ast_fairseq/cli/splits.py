@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mae_ast_fairseq.cli.arguments import at_least
-from mae_ast_fairseq.cli.inputs import long_enough
+from mae_ast_fairseq.cli.model import long_enough
 from mae_ast_fairseq.corpus.script import read_lines
 from mae_ast_fairseq.data.concat import ConcatManifest, join
 from mae_ast_fairseq.data.labels import FILE_NAME, collect_vocabulary, join_labels, read_labels, read_vocabulary

@@ -52,8 +52,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure each manifest, write the file, print a row for each and one for all."""
+    import torch  # takes seconds to load, for which a look at the help should not wait
+
+    from mae_ast_fairseq.corpus import statistics
+
     out = _out(args.out, args.manifests)
-    summary = _measure(args, out)
+    torch.set_num_threads(1)  # clip by clip, more only wait for each other; and the last bits would depend on them
+    measurements, parts = [], []
+    for manifest in [read_manifest(path) for path in args.manifests]:
+        measured = statistics.measure_manifest(
+            manifest,
+            num_clips=args.clips,
+            seed=args.seed,
+            feature_dim=args.bands,
+            max_sample_size=round(args.max_seconds * SAMPLE_RATE),
+        )
+        for reason in measured.broken:
+            print(f"skipped {reason}", file=sys.stderr)
+        measurements.append(measured)
+        more = {"num_usable_frames": measured.num_usable_frames, "num_broken": len(measured.broken)}
+        parts.append({"path": manifest.name, **statistics.as_json(measured), **more})
+    summary = statistics.as_json(statistics.pool_measurements(measurements))
+    summary |= {"manifests": parts, "seed": args.seed, "max_seconds": args.max_seconds}
+    statistics.write_statistics(out, summary)
     print(json.dumps(summary, indent=2) if args.json else f"{_as_table(summary)}\nwritten to {out}")
     return 0
 
@@ -69,34 +90,6 @@ def _out(out: Path | None, manifests: Sequence[Path]) -> Path:
     file = Path(folders[0], "stats.json") if out is None else out
     check_file("--out", file)
     return file
-
-
-def _measure(args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    """Measure the manifests one by one, name the broken files on stderr, and write the file."""
-    import torch  # takes seconds to load, for which a look at the help should not wait
-
-    from mae_ast_fairseq.corpus import statistics
-
-    torch.set_num_threads(1)  # clip by clip, more only wait for each other; and the last bits would depend on them
-    manifests = [read_manifest(path) for path in args.manifests]
-    measurements, parts = [], []
-    for manifest in manifests:
-        measured = statistics.measure_manifest(
-            manifest,
-            num_clips=args.clips,
-            seed=args.seed,
-            feature_dim=args.bands,
-            max_sample_size=round(args.max_seconds * SAMPLE_RATE),
-        )
-        for reason in measured.broken:
-            print(f"skipped {reason}", file=sys.stderr)
-        measurements.append(measured)
-        more = {"num_usable_frames": measured.num_usable_frames, "num_broken": len(measured.broken)}
-        parts.append({"path": manifest.name, **statistics.as_json(measured), **more})
-    content = statistics.as_json(statistics.pool_measurements(measurements))
-    content |= {"manifests": parts, "seed": args.seed, "max_seconds": args.max_seconds}
-    statistics.write_statistics(out, content)
-    return content
 
 
 def _as_table(summary: dict[str, Any]) -> str:

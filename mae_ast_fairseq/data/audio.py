@@ -28,12 +28,7 @@ _VORBIS_TAIL_SAMPLES = 1 << 18
 
 # After a seek these decoders have lost what they carry from frame to frame (MP3's bit reservoir, Opus's
 # predictor): the first samples are wrong, in MP3 up to 4,500 of them. So decode more before, and drop it.
-_PREROLL_SAMPLES = {
-    "MPEG_LAYER_I": 1 << 14,
-    "MPEG_LAYER_II": 1 << 14,
-    "MPEG_LAYER_III": 1 << 14,
-    "OPUS": 1 << 14,
-}
+_PREROLL_SAMPLES = dict.fromkeys(("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS"), 1 << 14)
 
 # Decoded on both sides of a crop before resampling. soxr's filter reaches about 10 ms at 16 kHz.
 _MARGIN_SECONDS = 0.05
@@ -63,20 +58,22 @@ def load_audio(
             if not 0 <= start < total:
                 _refuse(path, f"the crop starts at sample {start} of {total} at 16 kHz", "a start inside the file")
             stop = total if num_samples is None else min(start + num_samples, total)
-            if file.samplerate == SAMPLE_RATE:
-                waveform = _decode_mono(path, file, start, stop)
-            else:
-                waveform = _decode_resampled(path, file, start, stop)
+            decode = _decode_mono if file.samplerate == SAMPLE_RATE else _decode_resampled
+            waveform = decode(path, file, start, stop)
     except AudioError:
         raise
     except DECODING_ERRORS as error:
-        raise AudioError(unreadable(path, error)) from None
+        remedy = _REMEDY if archive.parse(path) is None else f"correct the path or {archive.REPACK}, then the manifest"
+        found = decoding_fault(path, error)
+        raise AudioError(f"{path}: {found}; expected audio that libsndfile reads; {remedy}") from None
     _check_finite(path, waveform)
     return waveform
 
 
-class AudioFiles(Protocol):
-    """Files of which a manifest, or a probe, states what they hold; rows count from 0."""
+class ClipList(Protocol):
+    """What manifests and lists of files have in common; rows count from 0."""
+
+    def __len__(self) -> int: ...
 
     @property
     def num_samples(self) -> np.ndarray:
@@ -86,14 +83,21 @@ class AudioFiles(Protocol):
     def sample_rates(self) -> np.ndarray:
         """Return each file's rate in Hz: int32 [N]."""
 
+    @property
+    def num_samples_at_16k(self) -> np.ndarray:
+        """Count each file's samples at 16 kHz: int64 [N]."""
+
     def path(self, row: int) -> str:
         """Return the path of a file."""
 
+    def where(self, row: int) -> str:
+        """Name a row for messages; empty where the path says all."""
 
-def load_row(files: AudioFiles, row: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
-    """Decode a crop of one of some files as `load_audio` does, which must be as long and of the rate as is stated."""
-    stated_samples, stated_rate = int(files.num_samples[row]), int(files.sample_rates[row])
-    return load_audio(files.path(row), start, num_samples, stated_samples, stated_rate)
+
+def load_row(clips: ClipList, row: int, start: int = 0, num_samples: int | None = None) -> np.ndarray:
+    """Decode a crop of a clip as `load_audio` does, whose file must be as long and of the rate as is stated."""
+    stated_samples, stated_rate = int(clips.num_samples[row]), int(clips.sample_rates[row])
+    return load_audio(clips.path(row), start, num_samples, stated_samples, stated_rate)
 
 
 @contextmanager
@@ -116,19 +120,6 @@ def samples_at_16k(num_samples: Any, sample_rate: Any) -> Any:
     return -(-num_samples * SAMPLE_RATE // sample_rate)
 
 
-def unreadable(path: str | Path, error: BaseException) -> str:
-    """Say in one line why a file cannot be decoded, and how to fix it."""
-    reason = decoding_fault(path, error)
-    if not reason.startswith("cannot be decoded"):
-        return f"{path}: {reason}; expected an audio file; correct the path, the root or the manifest's line"
-    if archive.parse(path) is None:
-        return f"{path}: {reason}; expected audio that libsndfile reads; {_REMEDY}"
-    return (
-        f"{path}: {reason}; expected uncompressed audio at that offset; the archive is compressed or was changed "
-        f"since: {archive.REPACK}, and rewrite the manifest"
-    )
-
-
 def decoding_fault(path: str | Path, error: BaseException) -> str:
     """Say in a few words why a file cannot be decoded."""
     location = archive.parse(path)
@@ -141,7 +132,7 @@ def decoding_fault(path: str | Path, error: BaseException) -> str:
     return f"cannot be decoded ({reason.removeprefix('Error : ').rstrip('.')})"
 
 
-_REMEDY = "fetch or convert the file again, or rewrite the manifest with `mae-ast manifest`"
+_REMEDY = "correct the path, fetch or convert the file again, or rewrite the manifest with `mae-ast manifest`"
 
 
 def _refuse(path: str | Path, found: str, expected: str, remedy: str = _REMEDY) -> NoReturn:
@@ -169,9 +160,8 @@ def _decode_mono(path: str | Path, file: sf.SoundFile, start: int, stop: int) ->
     if begin:
         file.seek(begin)
     samples = file.read(stop - begin, dtype="float32")
-    if len(samples) != stop - begin:
-        found = f"only {begin + len(samples)} of its {file.frames} samples can be decoded"
-        _refuse(path, found, "as many as its header states")
+    if (end := begin + len(samples)) != stop:
+        _refuse(path, f"only {end} of its {file.frames} samples can be decoded", "as many as its header states")
     samples = samples[start - begin :]
     if samples.ndim == 1:
         return samples
@@ -209,7 +199,5 @@ def _check_finite(path: str | Path, waveform: np.ndarray) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(waveform.sum()):
             return
-    finite = np.isfinite(waveform)
-    if not finite.all():
-        found = f"{np.count_nonzero(~finite)} of {len(waveform)} samples are NaN or infinite"
-        _refuse(path, found, "finite samples")
+    if num_bad := np.count_nonzero(~np.isfinite(waveform)):
+        _refuse(path, f"{num_bad} of {len(waveform)} samples are NaN or infinite", "finite samples")

@@ -66,13 +66,10 @@ def load_pretrained(
 
 
 class PretrainedEncoder(nn.Module):
-    """An encoder that takes waveforms at 16 kHz and computes no gradients.
+    """An encoder, in evaluation mode, that takes waveforms at 16 kHz and computes no gradients.
 
     A clip's result does not depend on what it is batched with. All clips of a call are one batch: give long lists in
     parts, or use `mae-ast extract`.
-
-    Args:
-        encoder: in evaluation mode.
     """
 
     def __init__(self, encoder: SpectrogramEncoder):
@@ -120,12 +117,7 @@ class PretrainedEncoder(nn.Module):
         rows = self.encoder.grid.rows
         check_readout("readout", readout, rows)
         numbers = layer_numbers("layers", layers, self.num_layers)
-        source, lengths = self._batch(waveforms, lengths)
-        padding_mask = None
-        if int(lengths.min()) < source.shape[1]:
-            padding_mask = torch.arange(source.shape[1], device=source.device) >= lengths.to(source.device)[:, None]
-            source = source.masked_fill(padding_mask, 0.0)
-        states = self.encoder.hidden_states(source, padding_mask)
+        states = self.encoder.hidden_states(*self._batch(waveforms, lengths))
         features, mask = states.features, states.token_padding_mask
         if mask is None:
             mask = torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
@@ -143,26 +135,30 @@ class PretrainedEncoder(nn.Module):
             rows=torch.arange(features.shape[1], device=features.device) % rows,
         )
 
-    def _batch(self, waveforms: Waveforms, lengths: Optional[Sequence[int] | Tensor]) -> tuple[Tensor, Tensor]:
-        """Return float32 [B, S] on the encoder's device, and lengths [B], both checked."""
+    def _batch(
+        self, waveforms: Waveforms, lengths: Optional[Sequence[int] | Tensor]
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Return float32 [B, S] on the encoder's device, and where some of it is padding [B, S], both checked."""
         if isinstance(waveforms, (Tensor, np.ndarray)):
             source = torch.as_tensor(waveforms)
             if source.dim() != 2 or not len(source):
                 raise ConfigError(
                     f"waveforms: shape {list(source.shape)} was given; expected [clips, samples], or a list of 1-D ones"
                 )
-            lengths = (
-                torch.full((len(source),), source.shape[1]) if lengths is None else _checked_lengths(lengths, source)
-            )
+            lengths = _checked_lengths([source.shape[1]] * len(source) if lengths is None else lengths, source)
         elif lengths is not None:
             raise ConfigError("lengths: given with a list of waveforms, which have their own; leave it out")
         else:
-            clips = [torch.as_tensor(waveform) for waveform in waveforms]
-            _check_list(clips)
+            clips = _checked_list(waveforms)
             lengths = torch.tensor([len(clip) for clip in clips])
             source = nn.utils.rnn.pad_sequence(clips, batch_first=True)
-        _check_clips(source, lengths, self.encoder.grid)
-        return source.to(next(self.parameters()).device, torch.float32), lengths
+        _check_samples(source, lengths, self.encoder.grid)
+        source = source.to(next(self.parameters()).device, torch.float32)
+        padding_mask = torch.arange(source.shape[1], device=source.device) >= lengths.to(source.device)[:, None]
+        source = source.masked_fill(padding_mask, 0.0)
+        for number in (~torch.isfinite(source).all(dim=1)).nonzero().flatten().tolist():
+            raise AudioError(f"clip {number}: NaN or infinite samples; expected finite ones; leave the clip out")
+        return source, padding_mask if int(lengths.min()) < source.shape[1] else None
 
 
 def token_seconds(grid: TokenGrid, num_tokens: int) -> Tensor:
@@ -173,17 +169,18 @@ def token_seconds(grid: TokenGrid, num_tokens: int) -> Tensor:
     return (centres / fbank.SAMPLE_RATE).float()
 
 
-def _check_list(clips: Sequence[Tensor]) -> None:
+def _checked_list(waveforms: Sequence[Tensor | np.ndarray]) -> list[Tensor]:
+    clips = [torch.as_tensor(waveform) for waveform in waveforms]
     if not clips:
         raise ConfigError("waveforms: an empty list was given; expected at least one waveform")
+    first = clips[0]
     for number, clip in enumerate(clips):
-        if clip.dim() != 1:
-            raise ConfigError(f"waveforms: clip {number} has shape {list(clip.shape)}; expected [samples], one channel")
-        if clip.dtype != clips[0].dtype or clip.device != clips[0].device:
+        if clip.dim() != 1 or clip.dtype != first.dtype or clip.device != first.device:
             raise ConfigError(
-                f"waveforms: clip {number} is {clip.dtype} on {clip.device}, clip 0 {clips[0].dtype} on "
-                f"{clips[0].device}; expected all alike"
+                f"waveforms: clip {number} has shape {list(clip.shape)}, {clip.dtype}, {clip.device}; expected "
+                f"[samples], one channel, and as clip 0 {first.dtype}, {first.device}"
             )
+    return clips
 
 
 def _checked_lengths(lengths: Sequence[int] | Tensor, source: Tensor) -> Tensor:
@@ -197,20 +194,16 @@ def _checked_lengths(lengths: Sequence[int] | Tensor, source: Tensor) -> Tensor:
     return values
 
 
-def _check_clips(source: Tensor, lengths: Tensor, grid: TokenGrid) -> None:
-    """Raise AudioError, naming the clip, for what no token can be made of."""
+def _check_samples(source: Tensor, lengths: Tensor, grid: TokenGrid) -> None:
+    """Raise AudioError for what is no audio, or, naming the clip, for what no token can be made of."""
     if not source.is_floating_point():
         raise AudioError(
             f"waveforms: {source.dtype} was given; expected floating point in [-1, 1]; divide 16-bit samples by 32768"
         )
     num_tokens = grid.num_tokens(fbank.num_frames(lengths))
-    for number in (num_tokens < 1).nonzero().flatten().tolist()[:1]:
+    for number in (num_tokens < 1).nonzero().flatten().tolist():
         needed = round(min_seconds(grid) * fbank.SAMPLE_RATE)
         raise AudioError(
             f"clip {number}: {int(lengths[number])} samples give no token of the model; expected at least {needed} at "
             f"16 kHz ({min_seconds(grid):.3f} s); leave the clip out"
         )
-    if not torch.isfinite(source).all():
-        for number, (clip, length) in enumerate(zip(source, lengths.tolist(), strict=True)):
-            if not torch.isfinite(clip[:length]).all():
-                raise AudioError(f"clip {number}: NaN or infinite samples; expected finite ones; leave the clip out")

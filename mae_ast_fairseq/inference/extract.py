@@ -4,14 +4,15 @@ import json
 import math
 import posixpath
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from glob import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.lib.format import dtype_to_descr, write_array_header_1_0
+from numpy.lib.format import write_array_header_1_0
 from tqdm import tqdm
 
 from mae_ast_fairseq.data.archive import parse
@@ -21,7 +22,7 @@ from mae_ast_fairseq.inference.features import Job, encode_clips
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, Layers
 
-FLOAT32 = np.dtype(np.float32)
+FLOAT32 = np.dtype("<f4")
 MAX_SHOWN = 20  # bad clips that are named on stderr
 _REMEDY = "choose another folder, or pass --overwrite to start anew"
 
@@ -53,7 +54,8 @@ class HubertStore:
         with ExitStack() as stack:
             for path in self.paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _remove_unfinished(path)
+                for left_by_killed in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+                    left_by_killed.unlink(missing_ok=True)
                 self._streams.append(stack.enter_context(atomic_write(path)))
                 self._begin = _write_header(self._streams[-1], (0, self.width))
             yield
@@ -79,18 +81,16 @@ class NpyStore:
     """One `.npy` a clip: float32 [tokens, C], or [D] if read out; of several layers, with an axis before these.
 
     Args:
-        by_row: the file of each clip; folders are made if absent.
-        shapes: of each clip's array, in their order.
+        files: of each row, its path, whose folders are made if absent, and the shape of its array.
     """
 
-    def __init__(self, by_row: Mapping[int, Path], shapes: Iterable[tuple[int, ...]]):
-        self.paths = list(by_row.values())
-        self.by_row = by_row
-        self.shapes = dict(zip(by_row, shapes, strict=True))
+    def __init__(self, files: Mapping[int, tuple[Path, tuple[int, ...]]]):
+        self.files = files
+        self.paths = [path for path, _ in files.values()]
 
     def todo(self) -> list[int]:
         """Return the rows of files that are not there."""
-        return [row for row, path in self.by_row.items() if not path.exists()]
+        return [row for row, (path, _) in self.files.items() if not path.exists()]
 
     def open(self) -> AbstractContextManager[None]:
         """Do nothing: each file takes its place by itself."""
@@ -98,7 +98,7 @@ class NpyStore:
 
     def write(self, row: int, parts: Iterator[np.ndarray]) -> None:
         """Write a clip's file from features, float32 [layers, tokens, C] each; none where they raise AudioError."""
-        path, shape = self.by_row[row], self.shapes[row]
+        path, shape = self.files[row]
         parts = chain([next(parts)], parts)  # so that no file is begun of a clip that cannot be read
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as stream:
@@ -117,7 +117,7 @@ Store = HubertStore | NpyStore
 
 def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> int:
     """Write the header of a `.npy`, and return where its values begin."""
-    write_array_header_1_0(stream, {"descr": dtype_to_descr(FLOAT32), "fortran_order": False, "shape": shape})
+    write_array_header_1_0(stream, {"descr": FLOAT32.str, "fortran_order": False, "shape": shape})
     return stream.tell()
 
 
@@ -125,13 +125,6 @@ def _write_tokens(stream: BinaryIO, begin: int, first: int, values: np.ndarray) 
     """Write tokens [L, C] of an array from token `first` on; in a memory map a full disk would kill the process."""
     stream.seek(begin + first * values.shape[1] * FLOAT32.itemsize)
     stream.write(values.tobytes())
-
-
-def _remove_unfinished(path: Path) -> None:
-    """Delete what a run that was killed has left of a file."""
-    for other in path.parent.iterdir():
-        if other.name.startswith(f".{path.name}.") and other.suffix == ".tmp":
-            other.unlink(missing_ok=True)
 
 
 def extract(
@@ -160,9 +153,6 @@ def extract(
     return bad
 
 
-# --- beside the features
-
-
 def write_record(path: Path, settings: Mapping[str, Any], bad: Mapping[int, str]) -> None:
     """Write what features depend on, and the rows of clips without any."""
     with atomic_write(path) as stream:
@@ -174,16 +164,11 @@ def begin_record(path: Path, settings: Mapping[str, Any], features: Sequence[Pat
 
     Raises ConfigError for one of other settings, and where there are `features` without a record.
     """
-    if path.exists():
-        return _read_record(path, settings)
-    for other in features:
-        if other.exists():
-            raise ConfigError(f"{other}: it is there already, and nothing says how it was made; {_REMEDY}")
-    write_record(path, settings, {})
-    return {}
-
-
-def _read_record(path: Path, settings: Mapping[str, Any]) -> dict[int, str]:
+    if not path.exists():
+        for other in features:
+            if other.exists():
+                raise ConfigError(f"{other}: it is there already, and nothing says how it was made; {_REMEDY}")
+        write_record(path, settings, {})
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         found = dict(content["settings"])
@@ -191,11 +176,9 @@ def _read_record(path: Path, settings: Mapping[str, Any]) -> dict[int, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: {error!r}; expected the settings of an extraction; {_REMEDY}") from None
     for name, value in settings.items():
+        before, now = str(found.get(name))[:16], str(value)[:16]
         if found.get(name) != value:
-            raise ConfigError(
-                f"{path}: the features there were begun with {name} {str(found.get(name))[:16]}; now it is "
-                f"{str(value)[:16]}; {_REMEDY}"
-            )
+            raise ConfigError(f"{path}: the features there were begun with {name} {before}; now it is {now}; {_REMEDY}")
     return bad
 
 
@@ -207,5 +190,4 @@ def mirrored_path(relative_path: str) -> str:
     """
     location = parse(relative_path)
     path = relative_path if location is None else f"{location.archive}/{location.offset}_{location.length}"
-    parts = [part for part in posixpath.normpath("/" + path).split("/") if part]
-    return "/".join(parts) + ".npy"
+    return posixpath.normpath("/" + path).strip("/") + ".npy"

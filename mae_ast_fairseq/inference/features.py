@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mae_ast_fairseq.data.audio import SAMPLE_RATE
+from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, Chunks, plan_batches, plan_chunks, tokens_of
-from mae_ast_fairseq.inference.loading import NUM_WORKERS, ClipList, load_ahead, load_part, unusable
+from mae_ast_fairseq.inference.loading import NUM_WORKERS, load_ahead, load_part, unusable
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import (
@@ -51,6 +51,11 @@ class Job(NamedTuple):
     num_workers: int = NUM_WORKERS
     """threads that decode audio; 0: the model waits for it"""
 
+    @property
+    def num_tokens(self) -> np.ndarray:
+        """Count the tokens of each clip: int64 [N]."""
+        return self.grid.num_tokens(fbank.num_frames(self.num_samples))
+
 
 def compute_clips(job: Job, compute: Compute) -> Iterator[Iterator[np.ndarray]]:
     """Yield, for each clip of a job in order, an iterator over what is made of its chunks.
@@ -61,9 +66,8 @@ def compute_clips(job: Job, compute: Compute) -> Iterator[Iterator[np.ndarray]]:
     num_chunks = np.bincount(job.chunks.clips, minlength=len(job.rows))
     computed = _compute_chunks(job, compute)
     for row, count, num_samples in zip(job.rows, num_chunks.tolist(), job.num_samples.tolist(), strict=True):
-        too_short = [] if count else [unusable(job.clips, row, num_samples, job.grid, job.min_tokens)]
         own = islice(computed, count)
-        yield _good(too_short or own)
+        yield _good(own if count else [unusable(job.clips, row, num_samples, job.grid, job.min_tokens)])
         deque(own, maxlen=0)  # what is left of a clip that was given up
 
 
@@ -74,8 +78,8 @@ def _compute_chunks(job: Job, compute: Compute) -> Iterator[np.ndarray | AudioEr
         row = job.rows[job.chunks.clips[chunk]]
         return load_part(job.clips, row, int(job.chunks.starts[chunk]), int(job.chunks.num_samples[chunk]))
 
-    planned = plan_batches(job.chunks.num_tokens, tokens_of(job.batch_seconds, job.grid))
-    batches = [batch.tolist() for batch in planned]
+    max_tokens = tokens_of(job.batch_seconds, job.grid)
+    batches = [batch.tolist() for batch in plan_batches(job.chunks.num_tokens, max_tokens)]
     results: dict[int, np.ndarray | AudioError] = {}
     next_chunk = 0
     for batch, waveforms in zip(batches, load_ahead(load, batches, job.num_workers), strict=True):
@@ -162,49 +166,40 @@ def pad_waveforms(waveforms: Sequence[np.ndarray | Tensor], device: torch.device
 
 def clip_features(
     model: SpectrogramEncoder,
-    manifest: ClipList,
+    clips: ClipList,
     readouts: Sequence[str],
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
     layers: Layers = ALL,
     max_seconds: Optional[float] = None,
     rows: Optional[Sequence[int]] = None,
-    progress: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Read layers out over the tokens of each clip.
+    """Read layers out over the tokens of each clip, on the model's device and in its precision.
 
     Args:
-        model: is moved to `device` and `dtype` for good, and put into evaluation mode.
-        manifest: the clips.
+        model: is put into evaluation mode.
+        clips: of which only `max_seconds` of the start are read; None: all.
         readouts: keys of READOUTS.
-        device: where the model runs.
-        dtype: its precision.
         layers: which are read out; LAST takes the least memory.
-        max_seconds: read only this much of a clip's start; None: all of it.
         rows: which of the clips; None: all of them.
-        progress: show it on stderr.
 
     Returns:
-        By readout float32 [clips, layers, D]; ALL layers as `extract_features` gives them with `output_layer` 1 to N,
-        in the order of the manifest.
+        By readout float32 [clips, layers, D]; ALL layers as `extract_features` gives them with `output_layer` 1 to N.
 
     Raises:
         AudioError: a clip that cannot be read or is too short for one token.
         ConfigError: a readout that the model's tokens do not have.
     """
+    model.eval()
     for name in readouts:
         check_readout("readout", name, model.grid.rows)
-    model = model.to(device, dtype).eval()
-    rows = range(len(manifest)) if rows is None else rows
-    num_samples = manifest.num_samples_at_16k[rows]
+    rows = range(len(clips)) if rows is None else rows
+    num_samples = clips.num_samples_at_16k[rows]
     if max_seconds is not None:
         num_samples = np.minimum(num_samples, int(max_seconds * SAMPLE_RATE))
-    job = Job(manifest, rows, num_samples, plan_chunks(num_samples, model.grid), model.grid)
+    job = Job(clips, rows, num_samples, plan_chunks(num_samples, model.grid), model.grid)
     ends = np.cumsum([readout_width(name, model.grid.rows, model.width) for name in readouts])
     num_layers = len(layer_numbers("layers", layers, model.num_layers))
     values = np.empty((len(rows), num_layers, ends[-1]), dtype=np.float32)
-    clips = encode_clips(model, job, layers, readouts)
-    for place, parts in enumerate(tqdm(clips, total=len(values), unit=" clips", disable=None if progress else True)):
+    encoded = encode_clips(model, job, layers, readouts)
+    for place, parts in enumerate(tqdm(encoded, total=len(values), unit=" clips", disable=None)):
         values[place] = next(parts)[:, 0]
     return dict(zip(readouts, np.split(values, ends[:-1], axis=-1), strict=True))

@@ -1,17 +1,15 @@
 """The clips that a model is run on, decoded in threads, some batches ahead of it, so that it does not wait."""
 
 import os
-import posixpath
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from mae_ast_fairseq.corpus.scan import probe
-from mae_ast_fairseq.data.audio import SAMPLE_RATE, AudioFiles, load_row, samples_at_16k
+from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList, load_row, samples_at_16k
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.nn import fbank
@@ -24,19 +22,6 @@ Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 
 
-class ClipList(AudioFiles, Protocol):
-    """What a Manifest, a ConcatManifest and a FileList have in common; rows count from 0."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def num_samples_at_16k(self) -> np.ndarray:
-        """Count each clip's samples at 16 kHz: int64 [N]."""
-
-    def where(self, row: int) -> str:
-        """Name a row for messages; empty where the path says all."""
-
-
 class FileList:
     """Audio files by their paths, with the interface of a manifest.
 
@@ -47,6 +32,8 @@ class FileList:
 
     def __init__(self, paths: Sequence[str]):
         self.paths = list(paths)
+        self._absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 `a.zip:7:9` too
+        self._folder = os.path.commonpath(map(os.path.dirname, self._absolute))
         self.errors: dict[int, AudioError] = {}
         self.num_samples = np.zeros(len(self.paths), dtype=np.int64)
         self.sample_rates = np.full(len(self.paths), SAMPLE_RATE, dtype=np.int32)
@@ -70,19 +57,11 @@ class FileList:
 
     def relative_path(self, row: int) -> str:
         """Return the path of a file relative to the deepest folder that all files are in."""
-        return posixpath.relpath(_absolute(self.paths[row]), self._folder)
-
-    @cached_property
-    def _folder(self) -> str:
-        return os.path.commonpath([posixpath.dirname(_absolute(path)) for path in self.paths])
+        return os.path.relpath(self._absolute[row], self._folder)
 
     def where(self, row: int) -> str:
         """Return nothing: the path says all."""
         return ""
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # noqa: PTH100 `a.zip:7:9` too
 
 
 def load_part(clips: ClipList, row: int, start: int, num_samples: int) -> np.ndarray | AudioError:
@@ -114,20 +93,17 @@ def _located(clips: ClipList, row: int, message: str) -> AudioError:
 def load_ahead(
     load: Callable[[Item], Loaded], batches: Iterable[Sequence[Item]], num_workers: int = NUM_WORKERS
 ) -> Iterator[list[Loaded]]:
-    """Load the items of batches in `num_workers` threads, at most BATCHES_AHEAD batches ahead; 0: when asked for.
+    """Load the items of batches in `num_workers` threads, at most BATCHES_AHEAD batches ahead; 0: in one, none ahead.
 
     Threads, not processes: decoding and resampling let go of Python's lock. The order is that of the batches.
     """
-    if num_workers == 0:
-        for batch in batches:
-            yield [load(item) for item in batch]
-        return
-    executor = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
+    num_ahead = BATCHES_AHEAD if num_workers else 0
+    executor = ThreadPoolExecutor(max(1, num_workers), thread_name_prefix="load")
     try:
         pending: deque = deque()
         for batch in batches:
             pending.append([executor.submit(load, item) for item in batch])
-            if len(pending) > BATCHES_AHEAD:
+            if len(pending) > num_ahead:
                 yield [future.result() for future in pending.popleft()]
         while pending:
             yield [future.result() for future in pending.popleft()]

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mae_ast_fairseq.data.audio import ClipList
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.chunks import Window, cut_windows, plan_windows
 from mae_ast_fairseq.inference.features import Job, compute_clips, pad_waveforms
-from mae_ast_fairseq.inference.loading import ClipList
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 

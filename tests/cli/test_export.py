@@ -152,6 +152,9 @@ def test_a_full_disk_is_a_message_and_leaves_nothing(source, tmp_path, capsys, m
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_an_unknown_layout_is_named_with_the_known_ones(source, tmp_path, capsys):
-    text = _message(capsys, source, "--to", "onnx", "--out", tmp_path / "a")
-    assert "--to: 'onnx' is unknown; expected one of released, s3prl, safetensors" in text
+@pytest.mark.parametrize(("option", "known"), [("--to=onnx", LAYOUTS), ("--precision=int8", ["bfloat16"])])
+def test_an_unknown_choice_is_named_with_the_known_ones(source, tmp_path, capsys, option, known):
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(source), "--to", "s3prl", "--out", str(tmp_path / "a"), option])
+    err = capsys.readouterr().err
+    assert all(name in err for name in [*option.split("="), *known])

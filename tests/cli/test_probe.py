@@ -123,8 +123,7 @@ def test_results_are_the_librarys(run, data, checkpoint, classifier: str, readou
     summary = run("--classifier", classifier, "--no-baselines", "--readout", readout, "--layer", layer)
     manifests = [read_manifest(data / f"{split}.tsv") for split in ("train", "test", "valid")]
     model = build_model(read_checkpoint(checkpoint))
-    device = torch.device("cpu")
-    features = [clip_features(model, m, [readout], device=device, dtype=torch.float32)[readout] for m in manifests]
+    features = [clip_features(model, m, [readout])[readout] for m in manifests]
     targets = np.array([0] * 12 + [1] * 12 + [2] * 12 + ([0] * 4 + [1] * 4 + [2] * 4) * 2)
     probed = splits.ProbeData(targets, list(PITCHES))
     train, test, valid = np.split(np.arange(60), [36, 48])
@@ -339,7 +338,7 @@ def test_precision_is_that_of_the_model(run, data, monkeypatch) -> None:
     original = clip_features
 
     def spy(model, clips, readouts, **how):
-        used.append(how["dtype"])
+        used.append(next(model.parameters()).dtype)
         return original(model, clips, readouts, **how)
 
     monkeypatch.setattr("mae_ast_fairseq.cli.probe.clip_features", spy)

@@ -11,14 +11,10 @@ from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.inference.chunks import (
-    plan_chunks,
-)
+from mae_ast_fairseq.inference.chunks import plan_chunks
 from mae_ast_fairseq.inference.features import clip_features
 from mae_ast_fairseq.nn.readout import possible_readouts, read_out, readout_width
 from tests.tiny import FRAME, PATCH, tiny_autoencoder
-
-CPU = {"device": torch.device("cpu"), "dtype": torch.float32, "progress": False}
 
 
 @pytest.mark.parametrize("grid", [PATCH, FRAME], ids=["patch", "frame"])
@@ -26,7 +22,7 @@ CPU = {"device": torch.device("cpu"), "dtype": torch.float32, "progress": False}
 def test_clip_features_are_those_of_one_clip_at_a_time(corpus, grid, layer_norm_first: bool) -> None:
     model = tiny_autoencoder(**grid, layer_norm_first=layer_norm_first)
     manifest, readouts = read_manifest(corpus / "valid.tsv"), possible_readouts(model.grid.rows)
-    found = clip_features(model, manifest, readouts, **CPU)
+    found = clip_features(model, manifest, readouts)
     assert list(found) == readouts
     for row in range(8):
         waveform = torch.from_numpy(load_audio(manifest.path(row), expect_rate=None))[None]
@@ -42,20 +38,20 @@ def test_clip_features_are_those_of_one_clip_at_a_time(corpus, grid, layer_norm_
 
 def test_a_readout_does_not_depend_on_what_else_is_read_out(corpus) -> None:
     model, manifest = tiny_autoencoder(), read_manifest(corpus / "valid.tsv")
-    together = clip_features(model, manifest, ["bands+max", "mean", "mean+std"], **CPU)
+    together = clip_features(model, manifest, ["bands+max", "mean", "mean+std"])
     assert list(together) == ["bands+max", "mean", "mean+std"]
     for name, values in together.items():
-        (found,) = clip_features(model, manifest, [name], **CPU).values()
+        (found,) = clip_features(model, manifest, [name]).values()
         assert np.array_equal(found, values)
 
 
 def test_clip_features_of_a_start_and_of_several_manifests(corpus) -> None:
     model, manifest = tiny_autoencoder(**FRAME), read_manifest(corpus / "valid.tsv")
-    short = clip_features(model, manifest, ["mean"], max_seconds=0.25, **CPU)["mean"]
+    short = clip_features(model, manifest, ["mean"], max_seconds=0.25)["mean"]
     waveform = torch.from_numpy(load_audio(manifest.path(3), num_samples=4_000, expect_rate=None))[None]
     expected = model.hidden_states(waveform).layers[-1].mean(dim=1)[0].detach()
     np.testing.assert_allclose(short[3, -1], expected, rtol=0, atol=1e-5)
-    twice = clip_features(model, join([manifest, manifest]), ["mean"], max_seconds=0.25, **CPU)["mean"]
+    twice = clip_features(model, join([manifest, manifest]), ["mean"], max_seconds=0.25)["mean"]
     np.testing.assert_allclose(twice, np.concatenate([short, short]), rtol=0, atol=1e-5)
 
 
@@ -67,7 +63,7 @@ def test_clip_features_of_a_long_clip_are_merged_from_its_chunks(corpus, monkeyp
     monkeypatch.setattr("mae_ast_fairseq.inference.features.plan_chunks", cut)
     model, manifest = tiny_autoencoder(**grid), read_manifest(corpus / "valid.tsv")
     readouts = possible_readouts(model.grid.rows)
-    found = clip_features(model, manifest, readouts, **CPU)
+    found = clip_features(model, manifest, readouts)
     waveform = load_audio(manifest.path(0), expect_rate=None)
     chunks = cut(np.array([len(waveform)]), model.grid)
     assert len(chunks.clips) > 1
@@ -84,7 +80,7 @@ def test_clip_features_of_a_long_clip_are_merged_from_its_chunks(corpus, monkeyp
 @pytest.mark.parametrize("layers", ["last", 2, (3, 1)])
 def test_clip_features_of_some_layers(corpus, layers) -> None:
     model, manifest = tiny_autoencoder(layer_norm_first=True), read_manifest(corpus / "valid.tsv")
-    found = clip_features(model, manifest, ["mean"], layers=layers, **CPU)["mean"]
+    found = clip_features(model, manifest, ["mean"], layers=layers)["mean"]
     waveform = torch.from_numpy(load_audio(manifest.path(0), expect_rate=None))[None]
     states = model.layer_features(waveform, None, layers)[0]
     expected = torch.cat([state.mean(dim=1) for state in states]).detach()
@@ -95,17 +91,17 @@ def test_a_bad_clip_stops_clip_features_with_its_line(corpus, tmp_path: Path) ->
     lines = (corpus / "valid.tsv").read_text().splitlines()
     (tmp_path / "a.tsv").write_text("\n".join([str(corpus), lines[1], "gone.wav\t16000"]))
     with pytest.raises(AudioError, match=r"a\.tsv:3: .*gone\.wav: there is no such file"):
-        clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"], **CPU)
+        clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"])
     (tmp_path / "a.tsv").write_text("\n".join([str(corpus), lines[1], "short.wav\t2799"]))
     with pytest.raises(AudioError, match=r"a\.tsv:3: .*0\.175 s of it give 0 tokens .* at least 1 \(0\.175 s\)"):
-        clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"], **CPU)
+        clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"])
 
 
 def test_features_that_are_not_finite_are_refused(corpus) -> None:
     model = tiny_autoencoder(**FRAME)
     torch.nn.init.constant_(model.encoder.layers[1].fc2.bias, math.inf)
     with pytest.raises(ConfigError, match="not finite in this precision"):
-        clip_features(model, read_manifest(corpus / "valid.tsv"), ["mean"], **CPU)
+        clip_features(model, read_manifest(corpus / "valid.tsv"), ["mean"])
 
 
 @pytest.mark.parametrize(
@@ -113,4 +109,4 @@ def test_features_that_are_not_finite_are_refused(corpus) -> None:
 )
 def test_readouts_that_the_model_does_not_have_are_refused(corpus, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        clip_features(tiny_autoencoder(**FRAME), read_manifest(corpus / "valid.tsv"), ["mean", name], **CPU)
+        clip_features(tiny_autoencoder(**FRAME), read_manifest(corpus / "valid.tsv"), ["mean", name])

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mae_ast_fairseq.config.pretraining import ClassifierFields
-from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.audio import ClipList, load_audio
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError
-from mae_ast_fairseq.inference.loading import ClipList, FileList
+from mae_ast_fairseq.inference.loading import FileList
 from mae_ast_fairseq.inference.predict import Prediction, classify, predict
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.classifier import AudioClassifier

@@ -1,4 +1,4 @@
-"""Files, folders and archives that are named, or a manifest, become clips."""
+"""Files, folders and archives that are named, or a manifest, become the clips that a model runs on."""
 
 import argparse
 import zipfile
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mae_ast_fairseq.cli.inputs import add_input_arguments, read_clips
+from mae_ast_fairseq.cli.model import add_input_arguments, read_clips
+from mae_ast_fairseq.data.audio import ClipList
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.inference.loading import ClipList
 
 
 def read(*argv: object) -> ClipList:

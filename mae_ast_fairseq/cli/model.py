@@ -1,0 +1,136 @@
+"""What commands share that run or write a model: its checkpoint, where and on which clips it runs, what is printed."""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.corpus.scan import find_source
+from mae_ast_fairseq.data.manifest import Manifest, read_manifest
+from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.files import check_file
+from mae_ast_fairseq.inference.chunks import min_seconds
+from mae_ast_fairseq.inference.encoder import PRECISIONS
+from mae_ast_fairseq.inference.loading import FileList
+from mae_ast_fairseq.nn.fbank import num_frames
+from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Declare `checkpoint`, with `text` for its help, and what of it may be ignored."""
+    parser.add_argument("checkpoint", type=checkpoint_path, help=text)
+    add_ignore_unknown(parser)
+
+
+def add_ignore_unknown(parser: argparse.ArgumentParser) -> None:
+    """Declare `--ignore-unknown`."""
+    parser.add_argument(
+        "--ignore-unknown",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a field of the checkpoint's model that is unknown here and, as you know, changes nothing; repeatable",
+    )
+
+
+def open_checkpoint(args: argparse.Namespace) -> Checkpoint:
+    """Read the checkpoint that was named; raises CheckpointError."""
+    return read_checkpoint(args.checkpoint, args.ignore_unknown)
+
+
+def check_out(out: Path, checkpoints: Sequence[Path]) -> None:
+    """Raise ConfigError unless `out` can be written and is none of the checkpoints that are read."""
+    check_file("--out", out)
+    if out.exists() and any(path.exists() and path.samefile(out) for path in checkpoints):
+        raise ConfigError(f"--out {out}: this is the checkpoint itself, which is not overwritten; name another file")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `--device` and `--precision`."""
+    parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of the model (default: %(default)s)"
+    )
+
+
+def check_device_arguments(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """Return where a model runs and in which precision; raises ConfigError for a device that is not there."""
+    return check_device(args.device), PRECISIONS[args.precision]
+
+
+def check_device(name: str) -> torch.device:
+    """Return a device that is there; raises ConfigError."""
+    try:
+        number = torch.zeros(1, device=name)
+        number.item()  # what `meta` cannot do
+        return number.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ConfigError(f"--device {name}: cannot be used ({reason}); expected cpu, or cuda where it is") from None
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the paths of audio, after the checkpoint, and `--manifest`."""
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="audio files of any rate, folders of them, or uncompressed zip archives, right after the checkpoint",
+    )
+    parser.add_argument("--manifest", type=Path, help="the clips of this manifest instead")
+
+
+def read_clips(args: argparse.Namespace) -> Manifest | FileList:
+    """Return the clips that were named; raises ConfigError unless by paths or by a manifest, or where none is found."""
+    if bool(args.paths) == (args.manifest is not None):
+        found = "both audio files and --manifest were" if args.paths else "neither audio files nor --manifest was"
+        raise ConfigError(f"{found} given; expected one of them: name files or folders, or a manifest")
+    if args.manifest is not None:
+        return read_manifest(args.manifest)
+    return FileList([file for path in args.paths for file in _files(path)])
+
+
+def _files(path: str) -> Iterator[str]:
+    """Yield a file, or those in a folder or archive sorted by their paths."""
+    is_folder = Path(path).is_dir()
+    if not is_folder and Path(path).suffix.lower() != ".zip":
+        yield path
+        return
+    source = find_source(path)
+    if not source.names:
+        raise ConfigError(f"{path}: there is no audio file in it; expected some; name another folder")
+    root = Path(path) if is_folder else source.root
+    yield from (str(root / name) for name in source.names)
+
+
+def long_enough(name: str | Path, num_samples: np.ndarray, grid: TokenGrid) -> np.ndarray:
+    """Return the rows of clips, of which `num_samples` [N] at 16 kHz are read, that have two tokens of the model.
+
+    Raises AudioError, naming the manifest, where none has.
+    """
+    rows = np.flatnonzero(grid.num_tokens(num_frames(num_samples)) >= MIN_TOKENS)
+    if not len(rows):
+        raise AudioError(
+            f"{name}: none of its {len(num_samples)} clips has {MIN_TOKENS} tokens of the model, "
+            f"{min_seconds(grid, MIN_TOKENS):.3f} s; give longer clips or raise --max-seconds"
+        )
+    return rows
+
+
+def printable(name: str) -> str:
+    """Replace the bytes of a file name that are not UTF-8."""
+    return name.encode(errors="replace").decode()
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value for JSON, which has no NaN: null takes its place."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
