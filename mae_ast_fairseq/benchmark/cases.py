@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
-from mae_ast_fairseq.benchmark.recipes import Recipe
+from omegaconf import DictConfig
+
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
@@ -51,9 +52,9 @@ def sweep(
     return list(dict.fromkeys([*lengths, *ratios]))
 
 
-def require_tokens(recipe: Recipe, case: Case) -> None:
+def require_tokens(recipe: DictConfig, case: Case) -> None:
     """Raise ConfigError where the clips of a case are too short."""
-    num_tokens = build_grid(recipe.fields, recipe.feature_dim).num_tokens(fbank.num_frames(case.num_samples))
+    num_tokens = build_grid(recipe.model, recipe.task.feature_dim).num_tokens(fbank.num_frames(case.num_samples))
     if num_tokens < MIN_TOKENS:
         raise ConfigError(
             f"--seconds {case.seconds:g}: gives {num_tokens} tokens of {case.recipe}; expected at least {MIN_TOKENS}"

@@ -1,9 +1,9 @@
-"""Data for the loader, synthetic or a person's own, and how many clips a second the loader brings."""
+"""Synthetic data for the loader, and how many clips a second the loader brings."""
 
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mae_ast_fairseq.benchmark.cases import Case
 from mae_ast_fairseq.corpus.scan import find_audio
@@ -16,29 +16,15 @@ NUM_FILES = 16  # of a synthetic corpus; its manifest names each as often as cli
 NUM_WARM_UP_BATCHES = 2
 
 
-class Data(NamedTuple):
-    """A manifest on its way through the loader: `{split}.tsv` in a folder."""
-
-    folder: Path
-    split: str
-
-
-def synthetic_data(folder: Path, case: Case, num_clips: int) -> Data:
-    """Return `num_clips` clips of a case's length; their FLAC files are written below `folder` once."""
+def synthetic_manifest(folder: Path, case: Case, num_clips: int) -> Path:
+    """Return a manifest of `num_clips` clips of a case's length; their files are written below `folder` once."""
     audio = folder / f"{case.num_samples}"
     if not audio.exists():
         write_corpus(audio, num_clips=NUM_FILES, seconds=(case.seconds, case.seconds))
     files = find_audio(audio)
     rows = [ManifestRow(files[clip % len(files)], case.num_samples, fbank.SAMPLE_RATE) for clip in range(num_clips)]
     write_manifest(audio / "train.tsv", audio, rows)
-    return Data(audio, "train")
-
-
-def manifest_data(manifest: Path) -> Data:
-    """Return a person's own manifest as data; raises ConfigError unless it is `NAME.tsv`."""
-    if manifest.suffix != ".tsv" or not manifest.is_file():
-        raise ConfigError(f"--manifest {manifest}: there is no such file NAME.tsv; expected a manifest of the loader's")
-    return Data(manifest.absolute().parent, manifest.stem)
+    return audio / "train.tsv"
 
 
 def clips_per_second(batches: Iterable[dict[str, Any]], num_batches: int) -> float:

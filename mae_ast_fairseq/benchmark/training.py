@@ -1,6 +1,6 @@
 """Recipes inside fairseq's own trainer, timed part by part: single updates in turns, or fairseq's whole loop."""
 
-import dataclasses
+import copy
 import functools
 import types
 from collections.abc import Callable, Iterator
@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from fairseq import tasks, utils
 from fairseq.data.iterators import CountingIterator
-from fairseq.dataclass.configs import FairseqConfig
-from fairseq.dataclass.initialize import add_defaults
 from fairseq.logging import metrics
 from fairseq.trainer import Trainer
 from fairseq_cli import train as fairseq_train
@@ -20,8 +18,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.benchmark import timer
 
 from mae_ast_fairseq.benchmark.cases import Case
-from mae_ast_fairseq.benchmark.loader import Data
-from mae_ast_fairseq.benchmark.recipes import Recipe
 from mae_ast_fairseq.benchmark.timing import spread
 
 LOG_MEL_MEAN, LOG_MEL_STD = -6.0, 4.0  # about those of speech; speed does not depend on them
@@ -31,15 +27,12 @@ PARTS = ("forward", "backward", "optimizer", "wait")
 
 
 def fairseq_config(
-    recipe: Recipe, case: Case, device: torch.device, *, data: Data, save_dir: Path, num_workers: int = 0
+    recipe: DictConfig, case: Case, device: torch.device, *, manifest: Path, save_dir: Path, num_workers: int = 0
 ) -> DictConfig:
-    """Return the full config of fairseq for a recipe and a case; nothing is written outside `save_dir`.
+    """Return fairseq's config of a recipe for a case, without interpolations; nothing is written outside `save_dir`.
 
     No layer is dropped, with which updates would differ by chance.
     """
-    cfg = OmegaConf.merge(OmegaConf.structured(FairseqConfig), recipe.config)
-    assert isinstance(cfg, DictConfig)
-    add_defaults(cfg)  # lifts the struct flag as well
     changes = {
         "common.tensorboard_logdir": None,
         "common.wandb_project": None,
@@ -51,31 +44,20 @@ def fairseq_config(
         "common.amp": False,
         "checkpoint.save_dir": str(save_dir),
         "checkpoint.no_save": True,
-        "checkpoint.restore_file": "checkpoint_last.pt",
-        "dataset.train_subset": data.split,
+        "dataset.train_subset": manifest.stem,
         "dataset.num_workers": num_workers,
         "dataset.batch_size": case.batch_size,
         "dataset.max_tokens": None,
         "dataset.disable_validation": True,
-        "task.data": str(data.folder),
+        "task.data": str(manifest.absolute().parent),
         "task.data_weights": None,
         "task.max_sample_size": case.num_samples,
         "task.min_sample_size": None,
         "task.max_keep_size": None,
-        "model": {**cfg.model, **_model_fields(recipe, case)},
         "optimization.stop_time_hours": 0.0,
         "optimization.update_freq": [1],
     }
-    for name, value in changes.items():
-        OmegaConf.update(cfg, name, value)
-    resolved = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    assert isinstance(resolved, dict)
-    return OmegaConf.create(resolved, flags={"struct": True})
-
-
-def _model_fields(recipe: Recipe, case: Case) -> dict[str, Any]:
-    fields = dataclasses.asdict(recipe.fields)
-    chosen = {
+    model = {
         "dropout": case.dropout,
         "dropout_input": case.dropout,
         "attention_dropout": case.attention_dropout,
@@ -83,7 +65,12 @@ def _model_fields(recipe: Recipe, case: Case) -> dict[str, Any]:
         "encoder_layerdrop": 0.0,
         "decoder_layerdrop": 0.0,
     }
-    return fields | {name: value for name, value in chosen.items() if name in fields and value is not None}
+    changes |= {f"model.{name}": value for name, value in model.items() if name in recipe.model and value is not None}
+    cfg = copy.deepcopy(recipe)
+    for name, value in changes.items():
+        OmegaConf.update(cfg, name, value)
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    return OmegaConf.create(resolved, flags={"struct": True})
 
 
 def make_sample(cfg: DictConfig) -> dict[str, Any]:

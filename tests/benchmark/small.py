@@ -7,8 +7,8 @@ import torch
 from omegaconf import DictConfig
 
 from mae_ast_fairseq.benchmark.cases import Case
-from mae_ast_fairseq.benchmark.loader import Data, synthetic_data
-from mae_ast_fairseq.benchmark.recipes import Recipe, parse_setting, read_recipes
+from mae_ast_fairseq.benchmark.loader import synthetic_manifest
+from mae_ast_fairseq.benchmark.recipes import read_recipes
 from mae_ast_fairseq.benchmark.training import BenchmarkModel, fairseq_config, make_sample
 
 CPU = torch.device("cpu")
@@ -21,10 +21,10 @@ SMALL = (
 SMALL_DECODER = ("model.decoder_embed_dim=48", "model.decoder_layers=2")
 
 
-def small_recipe(name: str = "mae_ast_patch", *settings: str) -> Recipe:
+def small_recipe(name: str = "mae_ast_patch", *settings: str) -> DictConfig:
     """Return a recipe with a model of two layers."""
     decoder = SMALL_DECODER if name.startswith("mae_ast") else ()
-    return read_recipes([name], [parse_setting(text) for text in (*SMALL, *decoder, *settings)])[name]
+    return read_recipes([name], [*SMALL, *decoder, *settings])[name]
 
 
 def small_case(recipe: str = "mae_ast_patch", **changes: Any) -> Case:
@@ -34,14 +34,14 @@ def small_case(recipe: str = "mae_ast_patch", **changes: Any) -> Case:
 
 
 def small_config(
-    folder: Path, case: Case, *settings: str, data: Data | None = None, num_workers: int = 0
+    folder: Path, case: Case, *settings: str, manifest: Path | None = None, num_workers: int = 0
 ) -> DictConfig:
     """Return fairseq's config of a case of a small recipe."""
     return fairseq_config(
         small_recipe(case.recipe, *settings),
         case,
         CPU,
-        data=data or synthetic_data(folder, case, case.batch_size),
+        manifest=manifest or synthetic_manifest(folder, case, case.batch_size),
         save_dir=folder,
         num_workers=num_workers,
     )
