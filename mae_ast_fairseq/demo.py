@@ -7,9 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -29,29 +28,20 @@ SCORES = {
     "info_nce": "InfoNCE, nats",
     "accuracy": "InfoNCE accuracy (chance: {chance:.3f})",
 }
+PROGRESS = ("loss_recon", "loss_info_nce", "info_nce_accuracy", "info_nce_chance")  # as fairseq's log names it
 _LOGGED_UPDATE = re.compile(r"\[train_inner\]\[INFO\] - (\{.*\})")
 _LOG_LINES_SHOWN = 15  # of a training that failed
 
 
-class CommandError(UserError):
-    """A command of the demo failed, and has said why."""
-
-
 def main() -> int:
     """Run the demo; returns an exit code."""
-    parser = argparse.ArgumentParser(
-        prog="demo",
-        description="Pretrain a tiny MAE-AST on made-up sounds or a folder of audio, and see what it learnt.",
-    )
+    parser = argparse.ArgumentParser(prog="demo", description="Pretrain a tiny MAE-AST and see what it learnt.")
     parser.add_argument("--audio", type=Path, help="folder of audio files (default: a synthetic corpus)")
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for results (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=NUM_UPDATES, help="of training (default: %(default)s)")
     args = parser.parse_args()
     try:
         run_demo(args.audio, args.out, args.updates)
-    except CommandError as error:
-        print(error, file=sys.stderr)
-        return 2
     except UserError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
@@ -81,19 +71,16 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     call("mae-ast", "stats", data / "train.tsv")
     train(data, run, folder / "train.log", num_updates)
     compare(run / "checkpoints" / "checkpoint_last.pt", data / "valid.tsv", pictures)
-    tensorboard = Path(sys.executable).with_name("tensorboard")
     print(f"\nPictures, before and after training: {pictures}")
     print(f"Checkpoints: {run / 'checkpoints'}")
     print(f"Log: {folder / 'train.log'}")
-    print(f"Curves: {tensorboard} --logdir {run / 'tensorboard'}")
+    print(f"Curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run / 'tensorboard'}")
 
 
 def choose_held_out(paths: Sequence[str], audio: Path) -> list[str]:
     """Return a tenth of the files, at least one, in an order that a hash of each path draws."""
     if len(paths) < 2:
-        raise ConfigError(
-            f"{audio}: {len(paths)} audio files were found; expected at least 2, to train on one and to look at another"
-        )
+        raise ConfigError(f"{audio}: {len(paths)} audio files were found; expected at least 2: one is kept to look at")
     drawn = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(errors="surrogateescape")).digest())
     return drawn[: max(1, round(VALID_FRACTION * len(paths)))]
 
@@ -105,12 +92,10 @@ def command(name: str, *arguments: object) -> list[str]:
 
 
 def call(name: str, *arguments: object, capture: bool = False) -> str:
-    """Run a command; returns its output where that is captured. Raises CommandError where it fails."""
-    done = subprocess.run(
-        command(name, *arguments), stdout=subprocess.PIPE if capture else None, text=True, check=False
-    )
+    """Run a command; returns its output where that is captured. Raises UserError where it fails."""
+    done = subprocess.run(command(name, *arguments), stdout=subprocess.PIPE if capture else None, text=True)
     if done.returncode:
-        raise CommandError(f"demo: `{name} {arguments[0]}` failed with exit code {done.returncode}")
+        raise UserError(f"`{name} {arguments[0]}` failed with exit code {done.returncode}")
     return done.stdout or ""
 
 
@@ -121,50 +106,32 @@ def train(data: Path, run: Path, log: Path, num_updates: int) -> None:
         f"common.user_dir={package_folder()}", f"task.data={data}", f"hydra.run.dir={run}",
         f"optimization.max_update={num_updates}", "common.log_format=json", "common.log_interval=10",
     )  # fmt: skip
-    with log.open("w", encoding="utf-8") as file, tqdm(total=num_updates, unit=" updates", desc="training") as progress:
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with (
+        log.open("w", encoding="utf-8") as file,
+        tqdm(total=num_updates, unit=" updates", desc="training") as progress,
+        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
+        assert process.stdout is not None
         try:
-            for update in logged_updates(process, file):
-                progress.update(int(float(update["num_updates"])) - progress.n)
-                progress.set_postfix(
-                    mse=update["loss_recon"],
-                    info_nce=update["loss_info_nce"],
-                    accuracy=update["info_nce_accuracy"],
-                    chance=update["info_nce_chance"],
-                )
+            for text in process.stdout:
+                file.write(text)
+                if found := _LOGGED_UPDATE.search(text):
+                    update = json.loads(found[1])
+                    progress.update(int(float(update["num_updates"])) - progress.n)
+                    progress.set_postfix({name: update[name] for name in PROGRESS})
+            process.wait()
         finally:
             process.terminate()
-            code = process.wait()
-    if code:
-        end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-_LOG_LINES_SHOWN:])
-        raise CommandError(f"{end}\ndemo: training failed with exit code {code}; the log is {log}")
-
-
-def logged_updates(process: "subprocess.Popen[str]", log: Any) -> Iterator[dict[str, Any]]:
-    """Copy a training's output to `log` and yield what it logs of its updates."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        log.write(line)
-        if found := _LOGGED_UPDATE.search(line):
-            yield json.loads(found[1])
-    process.wait()
+    if process.returncode:
+        print(*log.read_text(encoding="utf-8").splitlines()[-_LOG_LINES_SHOWN:], sep="\n", file=sys.stderr)
+        raise UserError(f"training failed with exit code {process.returncode}; the log is {log}")
 
 
 def compare(checkpoint: Path, manifest: Path, pictures: Path) -> None:
     """Draw the same clips before and after training, and print the scores side by side."""
-    arguments = (
-        "reconstruct",
-        checkpoint,
-        "--manifest",
-        manifest,
-        "--clips",
-        NUM_PICTURES,
-        "--out",
-        pictures,
-        "--json",
-    )
-    before = json.loads(call("mae-ast", *arguments, "--untrained", capture=True))["mean"]
-    after = json.loads(call("mae-ast", *arguments, capture=True))["mean"]
+    args = ("reconstruct", checkpoint, "--manifest", manifest, "--clips", NUM_PICTURES, "--out", pictures, "--json")
+    before = json.loads(call("mae-ast", *args, "--untrained", capture=True))["mean"]
+    after = json.loads(call("mae-ast", *args, capture=True))["mean"]
     print(f"\n{f'mean over {NUM_PICTURES} clips that were held out':56}{'before':>10}{'after':>10}")
     for score, text in SCORES.items():
         print(f"{text.format(**after):56}{before[score]:>10.3f}{after[score]:>10.3f}")
