@@ -11,6 +11,9 @@ from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
+SWEEP_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
+SWEEP_RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
 
 class Case(NamedTuple):
     """One row of the benchmark; what is None is as the recipe has it."""
@@ -40,15 +43,10 @@ def product(recipes: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> lis
     return [Case(recipe, **point) for point in points for recipe in recipes]
 
 
-def sweep(
-    recipes: Sequence[str],
-    choices: Mapping[str, Sequence[Any]],
-    seconds: Sequence[float],
-    mask_ratios: Sequence[float],
-) -> list[Case]:
+def sweep(recipes: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> list[Case]:
     """Return the cases of two lines through the first clip length and ratio: over lengths, and over ratios."""
-    lengths = product(recipes, {**choices, "seconds": seconds, "mask_ratio": choices["mask_ratio"][:1]})
-    ratios = product(recipes, {**choices, "seconds": choices["seconds"][:1], "mask_ratio": mask_ratios})
+    lengths = product(recipes, {**choices, "seconds": SWEEP_SECONDS, "mask_ratio": choices["mask_ratio"][:1]})
+    ratios = product(recipes, {**choices, "seconds": choices["seconds"][:1], "mask_ratio": SWEEP_RATIOS})
     return list(dict.fromkeys([*lengths, *ratios]))
 
 

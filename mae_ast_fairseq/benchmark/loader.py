@@ -1,5 +1,6 @@
 """Synthetic data for the loader, and how many clips a second the loader brings."""
 
+import itertools
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,14 +33,11 @@ def clips_per_second(batches: Iterable[dict[str, Any]], num_batches: int) -> flo
 
     So many batches are timed after a warm-up, or what the loader has; raises ConfigError where it has none.
     """
-    start, num_clips = 0.0, 0
-    for number, batch in enumerate(batches, start=1):
-        if number == NUM_WARM_UP_BATCHES:
-            start = time.perf_counter()
-        elif number > NUM_WARM_UP_BATCHES:
-            num_clips += batch["nsentences"]
-        if number == NUM_WARM_UP_BATCHES + num_batches:
-            break
+    batches = iter(batches)
+    for _ in range(NUM_WARM_UP_BATCHES):
+        next(batches, None)
+    start = time.perf_counter()
+    num_clips = sum(batch["nsentences"] for batch in itertools.islice(batches, num_batches))
     if num_clips == 0:
         raise ConfigError(
             f"the manifest gives no more than {NUM_WARM_UP_BATCHES} batches; lower --batch-size or give a longer one"

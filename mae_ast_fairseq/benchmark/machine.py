@@ -15,8 +15,10 @@ import mae_ast_fairseq
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return what the figures depend on besides the code."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
     return {
-        "processor": _processor(),
+        "processor": models[0] if models else platform.processor() or platform.machine(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -27,14 +29,6 @@ def describe(device: torch.device) -> dict[str, Any]:
         "mae_ast_fairseq": mae_ast_fairseq.__version__,
         "commit": _commit(Path(mae_ast_fairseq.__file__).parent),
     }
-
-
-def _processor() -> str:
-    try:
-        names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _commit(folder: Path) -> str | None:

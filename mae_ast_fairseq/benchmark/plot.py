@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mae_ast_fairseq.evaluation.plots import save_figure
 
@@ -15,20 +15,11 @@ STYLES = ("-", "--", ":", "-.")
 SAME = ("recipe", "precision", "batch_size", "dropout", "attention_dropout")
 """What is the same along a line."""
 
-_OTHER = {"seconds": "mask_ratio", "mask_ratio": "seconds"}
-_LABELS = {
-    "seconds": "clip length (s)",
-    "mask_ratio": "masked tokens",
+AXES = {"seconds": "clip length (s)", "mask_ratio": "masked tokens"}
+VALUES = {
     "time": "forward and backward (s per clip)",
     "memory": "peak memory above weights,\ngradients and state (GiB)",
 }
-
-
-class Line(NamedTuple):
-    """Points (place, value) along one axis, in order of places, and where they lie on the other axis."""
-
-    fixed: float
-    points: list[tuple[float, float]]
 
 
 def save(path: Path, result: dict[str, Any]) -> None:
@@ -36,20 +27,20 @@ def save(path: Path, result: dict[str, Any]) -> None:
     save_figure(path, lambda: _figure(result))
 
 
-def lines(rows: list[Row], axis: str, value: str) -> dict[tuple[Any, ...], Line]:
-    """Return the line of each kind of row along an axis, `seconds` or `mask_ratio`; `value` is `time` or `memory`.
+def lines(rows: list[Row], axis: str, value: str) -> dict[tuple[Any, ...], tuple[float, list[tuple[float, float]]]]:
+    """Return the line of each kind of row: where it lies on the other axis, and its points (place, value) in order.
 
     Of several values on the other axis the one with the most points is drawn, the first where they are alike.
     """
+    (other,) = AXES.keys() - {axis}
     kinds: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
         if value in row and "error" not in row[value]:
             kinds.setdefault(tuple(row[name] for name in SAME), []).append(row)
     found = {}
     for kind, alike in kinds.items():
-        ((fixed, _),) = Counter(row[_OTHER[axis]] for row in alike).most_common(1)
-        points = [(row[axis], _value(row, value)) for row in alike if row[_OTHER[axis]] == fixed]
-        found[kind] = Line(fixed, sorted(points))
+        ((fixed, _),) = Counter(row[other] for row in alike).most_common(1)
+        found[kind] = fixed, sorted((row[axis], _value(row, value)) for row in alike if row[other] == fixed)
     return found
 
 
@@ -68,12 +59,9 @@ def _figure(result: dict[str, Any]) -> Any:
     figure.suptitle(machine, fontsize="medium", parse_math=False)
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     handles: dict[str, Any] = {}
-    for panels, value in zip(axes, ("time", "memory"), strict=True):
-        panels[0].set_ylabel(_LABELS[value])
-        for ax, axis in zip(panels, ("seconds", "mask_ratio"), strict=True):
+    for panels, value in zip(axes, VALUES, strict=True):
+        for ax, axis in zip(panels, AXES, strict=True):
             handles |= _draw(ax, result["rows"], axis, value)
-    for ax, axis in zip(axes[1], ("seconds", "mask_ratio"), strict=True):
-        ax.set_xlabel(_LABELS[axis])
     axes[1, 1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -85,18 +73,16 @@ def _draw(ax: Any, rows: list[Row], axis: str, value: str) -> dict[str, Any]:
     differing = [place for place in range(len(SAME)) if len({kind[place] for kind in kinds}) > 1] or [0]
     handles = {}
     drawn = lines(rows, axis, value)
-    for kind, line in drawn.items():
-        number = kinds.index(kind)
-        (handle,) = ax.plot(
-            *zip(*line.points, strict=True),
-            color=COLOURS[number % len(COLOURS)],
-            linestyle=STYLES[number // len(COLOURS) % len(STYLES)],
-            marker="o",
-            markersize=4,
-        )
+    for kind, (_, points) in drawn.items():
+        cycle, number = divmod(kinds.index(kind), len(COLOURS))
+        style = {"color": COLOURS[number], "linestyle": STYLES[cycle % len(STYLES)], "marker": "o", "markersize": 4}
+        (handle,) = ax.plot(*zip(*points, strict=True), **style)
         handles[", ".join(f"{SAME[place]} {kind[place]}" for place in differing)] = handle
-    fixed = sorted({line.fixed for line in drawn.values()})
-    ax.set_title(f"{_LABELS[_OTHER[axis]]}: {', '.join(f'{number:g}' for number in fixed)}", fontsize="medium")
+    (other,) = AXES.keys() - {axis}
+    places = ", ".join(f"{fixed:g}" for fixed in sorted({fixed for fixed, _ in drawn.values()}))
+    ax.set_title(f"{AXES[other]}: {places}", fontsize="medium")
+    ax.set(xlabel=AXES[axis], ylabel=VALUES[value])
+    ax.label_outer()
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)

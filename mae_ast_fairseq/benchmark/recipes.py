@@ -30,20 +30,19 @@ def read_recipes(names: Sequence[str], settings: Sequence[str] = ()) -> dict[str
     """
     recipes = {name: _load(name) for name in names}
     for setting in settings:
-        key, equals, _ = setting.partition("=")
-        section, _, field = key.partition(".")
-        having = [recipe for recipe in recipes.values() if equals and field in (recipe.get(section) or {})]
-        if not having:
-            raise ConfigError(
-                f"--set {setting}: no such field in {', '.join(names)}; expected section.field=value with a field that "
-                "a recipe lists, as in model.encoder_layers=6"
-            )
-        try:
-            for recipe in having:
+        if re.match(r"\w+\.\w+=", setting) is None:
+            raise ConfigError(f"--set {setting}: expected section.field=value, as in model.encoder_layers=6")
+        reasons = []
+        for recipe in recipes.values():
+            try:
                 recipe.merge_with_dotlist([setting])
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"--set {setting}: cannot be used ({reason}); expected a value of the field") from None
+            except (yaml.YAMLError, OmegaConfBaseException) as error:
+                reasons.append(str(error).splitlines()[0])
+        if len(reasons) == len(recipes):
+            raise ConfigError(
+                f"--set {setting}: cannot be used ({', '.join(dict.fromkeys(reasons))}); expected a field of "
+                f"{' or '.join(names)} and a value of its type, as in model.encoder_layers=6"
+            )
     return recipes
 
 
@@ -64,6 +63,7 @@ def _load(name: str) -> DictConfig:
         recipe = OmegaConf.merge(OmegaConf.structured(FairseqConfig), content)
         assert isinstance(recipe, DictConfig)
         add_defaults(recipe)
+        OmegaConf.set_struct(recipe, True)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, HydraException) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{path}: cannot be read ({reason}); expected a recipe as in examples/") from None

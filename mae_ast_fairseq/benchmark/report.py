@@ -11,19 +11,16 @@ IDENTITY = ("recipe", "precision", "seconds", "batch_size", "mask_ratio", "dropo
 """The fields that say what a row is."""
 
 TABLES = {
-    "time": "time per batch in seconds: median (quartiles) of rounds run in turns",
-    "times_faster": "times as fast as the baseline, {baseline}: median (quartiles) of the rounds' ratios",
-    "operations": "operations counted",
-    "share_of_rate": "share reached of the best matrix product's rate",
-    "memory": "peak memory of an update: step is what comes above weights, gradients and optimiser state",
+    "time per batch in seconds: median (quartiles) of rounds run in turns": ("time",),
+    "times as fast as the baseline: median (quartiles) of the rounds' ratios": ("times_faster",),
+    "operations counted": ("num_parameters", "num_tokens", "num_visible", "times_fewer_operations", "operations"),
+    "share reached of the best matrix product's rate": ("share_of_rate",),
+    "peak memory of an update: step is what comes above weights, gradients and optimiser state": (
+        "times_less_memory",
+        "memory",
+    ),
 }
-"""Titles of the tables of rows, by the field they show."""
-
-BESIDE = {
-    "operations": ("num_parameters", "num_tokens", "num_visible", "times_fewer_operations"),
-    "memory": ("times_less_memory",),
-}
-"""What they show beside it."""
+"""Titles of the tables of rows, and the fields they show; a row without the last one is left out."""
 
 LISTS = {
     "matrix_products": "the machine's own matrix products, timed in the same rounds",
@@ -44,33 +41,30 @@ FORMATS = {
 
 
 def as_text(result: dict[str, Any]) -> str:
-    """Return all tables of a result, the machine first."""
-    baseline = result["settings"]["baseline"]
-    blocks = [", ".join(f"{name} {value}" for name, value in result["machine"].items())]
-    for part, title in TABLES.items():
-        shown = (*IDENTITY, *BESIDE.get(part, ()), part)
-        rows = [{name: row[name] for name in shown if name in row} for row in result["rows"] if part in row]
-        blocks.append(table(title.format(baseline=baseline), rows))
+    """Return all tables of a result, after the machine and the settings."""
+    blocks = [", ".join(f"{name} {value}" for name, value in (result["machine"] | result["settings"]).items())]
+    for title, fields in TABLES.items():
+        rows = [row for row in result["rows"] if fields[-1] in row]
+        blocks.append(table(title, [{name: row[name] for name in (*IDENTITY, *fields) if name in row} for row in rows]))
     blocks += [table(title, result.get(name, [])) for name, title in LISTS.items()]
     for row in result["rows"]:
-        what = ", ".join(f"{name} {_text(name, row[name])}" for name in IDENTITY)
+        what = {name: row[name] for name in IDENTITY}
         profile = row.get("profile", [])
-        blocks.append(table(f"heaviest operators of one update: {what}", [profile] if "error" in profile else profile))
+        operators = [profile] if "error" in profile else profile
+        blocks.append(table("heaviest operators of one update", [what | operator for operator in operators]))
     return "\n\n".join(filter(None, blocks))
 
 
 def table(title: str, rows: Sequence[Row]) -> str:
     """Return a titled table of what differs between rows, after what does not; nothing where there are no rows."""
+    if not rows:
+        return ""
     cells = [_cells(row) for row in rows]
-    shared = {
-        name: value
-        for name, value in (cells[0].items() if cells else ())
-        if name in IDENTITY[2:] and all(row.get(name) == value for row in cells)
-    }
+    shared = [name for name in IDENTITY if name in cells[0] and len({row.get(name) for row in cells}) == 1]
     varying = [{name: value for name, value in row.items() if name not in shared} for row in cells]
-    lines = [title, *filter(None, [", ".join(f"{name} {value}" for name, value in shared.items())])]
     aligned = tabulate(varying, headers="keys", tablefmt="plain", disable_numparse=True, stralign="right")
-    return "\n".join([*lines, aligned]) if cells else ""
+    same = ", ".join(f"{name} {cells[0][name]}" for name in shared)
+    return "\n".join(filter(None, (title, same, aligned)))
 
 
 def _cells(fields: Row, path: tuple[str, ...] = ()) -> dict[str, str]:

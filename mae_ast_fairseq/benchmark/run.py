@@ -84,14 +84,8 @@ class Benchmark:
         return result
 
     def _config(self, case: Case, manifest: Path, num_workers: int = 0) -> DictConfig:
-        return fairseq_config(
-            self.recipes[case.recipe],
-            case,
-            self.device,
-            manifest=manifest,
-            save_dir=self._folder,
-            num_workers=num_workers,
-        )
+        recipe, device, folder = self.recipes[case.recipe], self.device, self._folder
+        return fairseq_config(recipe, case, device, manifest=manifest, save_dir=folder, num_workers=num_workers)
 
     def _of(self, case: Case) -> tuple[BenchmarkModel, dict[str, Any]]:
         """Return the model and the batch of a case."""

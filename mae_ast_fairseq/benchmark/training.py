@@ -1,7 +1,6 @@
 """Recipes inside fairseq's own trainer, timed part by part: single updates in turns, or fairseq's whole loop."""
 
 import copy
-import functools
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,18 +96,15 @@ class BenchmarkModel:
         self.trainer = Trainer(cfg, self.task, model, self.criterion)
         self._updates: list[dict[str, float]] = []
         self._restart()
+        self.model: Any = self.trainer.model
         self.criterion.forward = self._timed("forward", self.criterion.forward)
         optimizer = self.trainer.optimizer
         optimizer.backward = self._timed("backward", optimizer.backward)
         optimizer.multiply_grads = self._timed("optimizer", optimizer.multiply_grads)
         self.trainer.clip_grad_norm = self._timed("optimizer", self.trainer.clip_grad_norm)
         self.task.optimizer_step = self._timed("optimizer", self.task.optimizer_step)
-        self.trainer.train_step = self._noted(self.trainer.train_step)
-
-    @property
-    def model(self) -> Any:
-        """The model itself."""
-        return self.trainer.model
+        self._train_step = self.trainer.train_step
+        self.trainer.train_step = self._noted_step
 
     def time(self, sample: dict[str, Any]) -> dict[str, float]:
         """Take one update and one inference; return the seconds of their parts, without what fairseq adds to them."""
@@ -144,7 +140,6 @@ class BenchmarkModel:
         self._end = timer()
 
     def _timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = timer()
             try:
@@ -154,17 +149,12 @@ class BenchmarkModel:
 
         return timed
 
-    def _noted(self, train_step: Callable[..., Any]) -> Callable[..., Any]:
-        """Note each update's parts, and its time since the one before ended."""
-
-        @functools.wraps(train_step)
-        def noted(samples: list[dict[str, Any]]) -> Any:
-            result = train_step(samples, raise_oom=True)  # which fairseq would pass over
-            self._updates.append({"total": timer() - self._end, **self._seconds})
-            self._restart()
-            return result
-
-        return noted
+    def _noted_step(self, samples: list[dict[str, Any]]) -> Any:
+        """Take an update; note its parts, and its time since the one before ended."""
+        result = self._train_step(samples, raise_oom=True)  # which fairseq would pass over
+        self._updates.append({"total": timer() - self._end, **self._seconds})
+        self._restart()
+        return result
 
 
 def summarize(updates: list[dict[str, float]]) -> dict[str, Any]:

@@ -27,8 +27,6 @@ PARTS = ("time", "memory", "dispatch", "loader", "fairseq")
 
 PRECISIONS = ("float32", "bfloat16", "float16")  # of inference.encoder, which imports torch
 DEFAULT_RECIPES = ("mae_ast_patch", "ssast_patch")
-SWEEP_SECONDS = (5.0, 10.0, 20.0, 40.0, 60.0)
-SWEEP_RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def _number(read: Callable[[str], Any], is_fine: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
@@ -64,14 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--baseline", metavar="RECIPE", help="of those, what all are compared with (default: the first)")
     add("--seconds", type=_length, nargs="+", default=[10.0], help="clip lengths (default: 10)")
     add("--batch-size", type=_positive, nargs="+", default=[8], help="clips in a batch (default: 8)")
-    add(
-        "--ratio",
-        dest="mask_ratio",
-        type=_ratio,
-        nargs="+",
-        default=[None],
-        help="fractions of masked tokens (default: the recipe's)",
-    )
+    add("--ratio", dest="mask_ratio", type=_ratio, nargs="+", default=[None], help="masked (default: the recipe's)")
     add("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="of the step (default: float32)")
     add("--dropout", type=_dropout, nargs="+", default=[None], help="of layers and input (default: the recipe's)")
     add("--attention-dropout", type=_dropout, nargs="+", default=[None], help="(default: the recipe's)")
@@ -136,7 +127,7 @@ def _plan(args: argparse.Namespace) -> Any:
     require_choice("--baseline", baseline, names)
     recipes = read_recipes(names, args.set)
     choices = {name: getattr(args, name) for name in Case._fields[1:]}
-    cases = sweep(names, choices, SWEEP_SECONDS, SWEEP_RATIOS) if args.sweep else product(names, choices)
+    cases = (sweep if args.sweep else product)(names, choices)
     for case in cases:
         require_tokens(recipes[case.recipe], case)
     return Benchmark(

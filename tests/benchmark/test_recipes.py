@@ -67,7 +67,7 @@ def test_settings_are_typed_as_in_yaml() -> None:
     assert recipe.task.mask_type == "random_mask"
 
 
-@pytest.mark.parametrize("text", ["encoder_layers=2", "model.encoder_layers", "hydra.run=1", "model.dropout=[", ""])
+@pytest.mark.parametrize("text", ["encoder_layers=2", "model.encoder_layers", "model", "hydra.run=1", "model.x=[", ""])
 def test_settings_of_another_form_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         read_recipes(["mae_ast_tiny"], [text])
@@ -85,7 +85,7 @@ def test_a_setting_goes_to_the_recipes_that_have_its_field() -> None:
         (["nothing"], [], "nothing: there is no such recipe; expected one of mae_ast_frame, "),
         (["/nowhere/a.yaml"], [], "there is no such recipe"),
         (["finetune_any"], [], "finetune_any: no recipe of pretraining; expected one of mae_ast_frame, "),
-        (["ssast_patch"], ["model.decoder_layers=3"], "model.decoder_layers=3: no such field in ssast_patch"),
+        (["ssast_patch"], ["model.decoder_layers=3"], "model.decoder_layers=3: cannot be used .*decoder_layers"),
         (["ssast_patch"], ["model.encoder_layers=x"], "model.encoder_layers=x: cannot be used .*'x'"),
     ],
 )

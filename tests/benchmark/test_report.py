@@ -18,9 +18,9 @@ def test_what_all_rows_share_is_said_once_and_a_failed_row_has_its_reason() -> N
     fine = {**same, "time": {"update": {"median": 1.5, "q1": 1.25, "q3": 2.0}}}
     failed = {**same, "recipe": "longer", "time": {"error": "not enough memory"}}
     title, shared, *lines = table("what", [fine, failed]).splitlines()
-    assert (title, shared) == ("what", "seconds 10, batch_size 2")
-    assert lines[-2].split() == ["a", "float32", "1.5", "(1.25-2)"]
-    assert lines[-1].split() == ["longer", "float32", "not", "enough", "memory"]
+    assert (title, shared) == ("what", "precision float32, seconds 10, batch_size 2")
+    assert lines[-2].split() == ["a", "1.5", "(1.25-2)"]
+    assert lines[-1].split() == ["longer", "not", "enough", "memory"]
 
 
 def test_no_rows_no_table() -> None:
