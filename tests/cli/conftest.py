@@ -17,6 +17,7 @@ def refusal(capsys) -> Callable[..., str]:
         except SystemExit as stopped:  # by argparse
             code = stopped.code
         printed, err = capsys.readouterr()
+        err = err.rsplit("\r", 1)[-1]  # what stands behind a progress bar
         assert (code, printed) == (2, "")
         assert err.startswith(f"mae-ast {command}: ")
         assert err.count("\n") == 1

@@ -36,13 +36,6 @@ def _run(capsys, *argv):
     return code, capsys.readouterr().out
 
 
-def _message(capsys, *argv):
-    assert main(["check", *map(str, argv)]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err.rsplit("\r", 1)[-1]
-
-
 def test_a_clean_manifest_is_code_0(clean, capsys):
     code, out = _run(capsys, clean)
     assert code == 0
@@ -145,9 +138,9 @@ def test_labels_stay_with_their_rows(faulty, tmp_path, capsys):
     assert len(labels) == 16
 
 
-def test_labels_of_another_number_are_refused(clean, tmp_path, capsys):
+def test_labels_of_another_number_are_refused(clean, tmp_path, refusal):
     clean.with_suffix(".lbl").write_text("a\n" * 19)
-    message = _message(capsys, clean, "--fix", tmp_path / "fixed.tsv")
+    message = refusal("check", clean, "--fix", tmp_path / "fixed.tsv")
     assert f"{clean.with_suffix('.lbl')}: 19 lines; expected 20" in message
 
 
@@ -159,9 +152,9 @@ def test_nothing_to_keep_is_an_error_that_tells_where_to_look(tmp_path, capsys):
     assert not (tmp_path / "fixed.tsv").exists()
 
 
-def test_the_manifest_itself_is_not_overwritten(clean, capsys):
+def test_the_manifest_itself_is_not_overwritten(clean, refusal):
     before = clean.read_bytes()
-    assert "that is the manifest itself" in _message(capsys, clean, "--fix", clean)
+    assert "that is the manifest itself" in refusal("check", clean, "--fix", clean)
     assert clean.read_bytes() == before
 
 
@@ -192,22 +185,22 @@ def test_nothing_to_draw_is_an_empty_picture(tmp_path, capsys):
     assert _size(tmp_path / "plot.png") == (1210, 495)
 
 
-def test_without_matplotlib_it_says_how_to_get_it(clean, tmp_path, capsys, monkeypatch):
+def test_without_matplotlib_it_says_how_to_get_it(clean, tmp_path, refusal, monkeypatch):
     monkeypatch.setattr(plots, "find_spec", lambda name: None)
-    message = _message(capsys, clean, "--plot", tmp_path / "plot.png")
+    message = refusal("check", clean, "--plot", tmp_path / "plot.png")
     assert "pip install 'mae_ast_fairseq[plot]'" in message
 
 
 # --- errors
 
 
-def test_a_missing_manifest_is_named(tmp_path, capsys):
-    assert f"{tmp_path / 'none.tsv'}: there is no such file" in _message(capsys, tmp_path / "none.tsv")
+def test_a_missing_manifest_is_named(tmp_path, refusal):
+    assert f"{tmp_path / 'none.tsv'}: there is no such file" in refusal("check", tmp_path / "none.tsv")
 
 
 @pytest.mark.parametrize(("option", "name"), [("--fix", "fixed.txt"), ("--plot", "plot.jpg"), ("--fix", "none/a.tsv")])
-def test_an_output_that_cannot_be_written_is_refused_before_the_check(clean, tmp_path, capsys, option, name):
-    assert f"{option} {tmp_path / name}: " in _message(capsys, clean, option, tmp_path / name)
+def test_an_output_that_cannot_be_written_is_refused_before_the_check(clean, tmp_path, refusal, option, name):
+    assert f"{option} {tmp_path / name}: " in refusal("check", clean, option, tmp_path / name)
 
 
 def test_no_workers_are_refused(clean, capsys):

@@ -25,13 +25,6 @@ def _run(capsys, *argv):
     return capsys.readouterr().out
 
 
-def _message(capsys, *argv):
-    assert main(["export", *map(str, argv)]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    return err
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_what_was_written_can_be_read_and_is_summed_up(source, tmp_path, capsys, layout):
     out = tmp_path / "copy"
@@ -95,29 +88,29 @@ BAD_CONTENT = {
 }
 
 
-def _refused(capsys, path):
+def _refused(refusal, path):
     """Return the message, and see to it that nothing was written."""
     before = sorted(path.parent.iterdir())
-    text = _message(capsys, path, "--to", "safetensors", "--out", path.parent / "out")
-    assert text.startswith(f"mae-ast export: {path}: ")
+    text = refusal("export", path, "--to", "safetensors", "--out", path.parent / "out")
+    assert text.startswith(f"{path}: ")
     assert sorted(path.parent.iterdir()) == before
     return text
 
 
 @pytest.mark.parametrize("found", BAD_CONTENT)
-def test_bad_content_is_one_message_and_nothing_is_written(source, tmp_path, capsys, found):
+def test_bad_content_is_one_message_and_nothing_is_written(source, tmp_path, refusal, found):
     torch.save(BAD_CONTENT[found](torch.load(source, weights_only=True)), tmp_path / "bad.pt")
-    assert found in _refused(capsys, tmp_path / "bad.pt")
+    assert found in _refused(refusal, tmp_path / "bad.pt")
 
 
-def test_what_is_no_checkpoint_is_one_message_and_nothing_is_written(source, tmp_path, capsys):
-    assert "no such file" in _refused(capsys, tmp_path / "missing.pt")
+def test_what_is_no_checkpoint_is_one_message_and_nothing_is_written(source, tmp_path, refusal):
+    assert "no such file" in _refused(refusal, tmp_path / "missing.pt")
     (tmp_path / "folder").mkdir()
-    assert "Is a directory" in _refused(capsys, tmp_path / "folder")
+    assert "Is a directory" in _refused(refusal, tmp_path / "folder")
     (tmp_path / "text").write_text("no checkpoint at all")
-    assert "this is not a checkpoint" in _refused(capsys, tmp_path / "text")
+    assert "this is not a checkpoint" in _refused(refusal, tmp_path / "text")
     (tmp_path / "cut.pt").write_bytes(source.read_bytes()[:-100])
-    assert "the file is truncated" in _refused(capsys, tmp_path / "cut.pt")
+    assert "the file is truncated" in _refused(refusal, tmp_path / "cut.pt")
 
 
 def test_an_unknown_field_may_be_ignored(source, tmp_path):
@@ -129,25 +122,25 @@ def test_an_unknown_field_may_be_ignored(source, tmp_path):
     assert read_checkpoint(out).state.keys() == read_checkpoint(source).state.keys()
 
 
-def test_the_checkpoint_itself_is_not_overwritten(source, tmp_path, capsys):
+def test_the_checkpoint_itself_is_not_overwritten(source, tmp_path, refusal):
     before = source.read_bytes()
     (tmp_path / "link.pt").symlink_to(source)
     for out in (source, tmp_path / "link.pt", tmp_path / "." / source.name):
-        assert "this is the checkpoint itself" in _message(capsys, source, "--to", "s3prl", "--out", out)
+        assert "this is the checkpoint itself" in refusal("export", source, "--to", "s3prl", "--out", out)
     assert source.read_bytes() == before
 
 
 @pytest.mark.parametrize(("out", "found"), [("", "this is a folder"), ("none/a.pt", "its folder is not there")])
-def test_an_out_that_cannot_be_written_is_refused(source, tmp_path, capsys, out, found):
-    assert f"--out {tmp_path / out}: {found}" in _message(capsys, source, "--to", "s3prl", "--out", tmp_path / out)
+def test_an_out_that_cannot_be_written_is_refused(source, tmp_path, refusal, out, found):
+    assert f"--out {tmp_path / out}: {found}" in refusal("export", source, "--to", "s3prl", "--out", tmp_path / out)
 
 
-def test_a_full_disk_is_a_message_and_leaves_nothing(source, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_a_message_and_leaves_nothing(source, tmp_path, refusal, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full)
-    text = _message(capsys, source, "--to", "s3prl", "--out", tmp_path / "a.pt")
+    text = refusal("export", source, "--to", "s3prl", "--out", tmp_path / "a.pt")
     assert f"--out {tmp_path / 'a.pt'}: cannot be written (No space left on device)" in text
     assert list(tmp_path.iterdir()) == [source]
 

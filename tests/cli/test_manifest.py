@@ -31,13 +31,6 @@ def _paths(path):
     return [manifest.relative_path(row) for row in range(len(manifest))]
 
 
-def _message(capsys, *argv):
-    assert main(["manifest", *map(str, argv)]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err.rsplit("\r", 1)[-1]
-
-
 def test_every_file_is_on_one_side(corpus, tmp_path):
     assert main(["manifest", str(corpus), "--out", str(tmp_path / "out"), "--valid", "0.3"]) == 0
     train, valid = _paths(tmp_path / "out" / "train.tsv"), _paths(tmp_path / "out" / "valid.tsv")
@@ -97,18 +90,18 @@ def test_the_table_says_the_same(corpus, tmp_path, capsys):
     assert lines[2] == ["rejected", "2", "1", "unreadable,", "1", "too", "short"]
 
 
-def test_a_missing_folder_is_named(tmp_path, capsys):
-    message = _message(capsys, tmp_path / "none", "--out", tmp_path)
+def test_a_missing_folder_is_named(tmp_path, refusal):
+    message = refusal("manifest", tmp_path / "none", "--out", tmp_path)
     assert message.startswith(f"mae-ast manifest: {tmp_path / 'none'}: nothing is there; expected a folder")
 
 
-def test_a_folder_without_audio_is_named(tmp_path, capsys):
-    assert f"{tmp_path}: no audio files below it" in _message(capsys, tmp_path, "--out", tmp_path / "out")
+def test_a_folder_without_audio_is_named(tmp_path, refusal):
+    assert f"{tmp_path}: no audio files below it" in refusal("manifest", tmp_path, "--out", tmp_path / "out")
 
 
-def test_nothing_readable_is_an_error_that_tells_where_to_look(tmp_path, capsys):
+def test_nothing_readable_is_an_error_that_tells_where_to_look(tmp_path, refusal):
     (tmp_path / "a.wav").write_text("hello" * 100)
-    message = _message(capsys, tmp_path, "--out", tmp_path / "out")
+    message = refusal("manifest", tmp_path, "--out", tmp_path / "out")
     assert "none of its 1 audio files can be trained on" in message
     assert (tmp_path / "out" / "rejected.tsv").read_text().startswith("a.wav\tunreadable")
 
@@ -120,27 +113,27 @@ def test_a_fraction_outside_0_to_1_is_refused(corpus, tmp_path, capsys, valid):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_validation_part_says_what_to_do(corpus, tmp_path, capsys):
-    message = _message(capsys, corpus, "--out", tmp_path / "out", "--valid", "0.000001")
+def test_an_empty_validation_part_says_what_to_do(corpus, tmp_path, refusal):
+    message = refusal("manifest", corpus, "--out", tmp_path / "out", "--valid", "0.000001")
     assert "none of 21 files fell to valid.tsv" in message
     assert "--valid 0" in message
 
 
-def test_a_list_that_is_missing_is_named(corpus, tmp_path, capsys):
-    assert "--valid none.txt: neither a number" in _message(capsys, corpus, "--out", tmp_path, "--valid", "none.txt")
+def test_a_list_that_is_missing_is_named(corpus, tmp_path, refusal):
+    assert "--valid none.txt: neither a number" in refusal("manifest", corpus, "--out", tmp_path, "--valid", "none.txt")
 
 
 @pytest.mark.parametrize("bad", ["sub/99.wav", "", "/sub/01.wav"])
-def test_an_unknown_name_in_a_list_is_named_with_its_line(corpus, tmp_path, capsys, bad):
+def test_an_unknown_name_in_a_list_is_named_with_its_line(corpus, tmp_path, refusal, bad):
     (tmp_path / "list.txt").write_text(f"sub/03.wav\n{bad}\n")
-    message = _message(capsys, corpus, "--out", tmp_path / "out", "--valid", tmp_path / "list.txt")
+    message = refusal("manifest", corpus, "--out", tmp_path / "out", "--valid", tmp_path / "list.txt")
     assert f"{tmp_path / 'list.txt'}:2: no audio file {bad!r}" in message
 
 
-def test_a_stale_validation_manifest_is_not_left_beside_a_new_training_one(corpus, tmp_path, capsys):
+def test_a_stale_validation_manifest_is_not_left_beside_a_new_training_one(corpus, tmp_path, capsys, refusal):
     main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0.3"])
     capsys.readouterr()
-    assert "valid.tsv: there from an earlier run" in _message(capsys, corpus, "--out", tmp_path, "--valid", "0")
+    assert "valid.tsv: there from an earlier run" in refusal("manifest", corpus, "--out", tmp_path, "--valid", "0")
 
 
 @pytest.mark.parametrize("option", ["--workers=0", "--seed=-1", "--min-seconds=-1", "--min-seconds=nan"])
@@ -150,9 +143,9 @@ def test_numbers_out_of_range_are_refused(corpus, tmp_path, capsys, option):
     assert f"{option.partition('=')[0]}: " in capsys.readouterr().err
 
 
-def test_an_out_that_is_a_file_is_named(corpus, tmp_path, capsys):
+def test_an_out_that_is_a_file_is_named(corpus, tmp_path, refusal):
     (tmp_path / "out").touch()
-    assert f"--out {tmp_path / 'out'}: cannot be made" in _message(capsys, corpus, "--out", tmp_path / "out")
+    assert f"--out {tmp_path / 'out'}: cannot be made" in refusal("manifest", corpus, "--out", tmp_path / "out")
 
 
 def _zip(corpus, compression=zipfile.ZIP_STORED):
@@ -234,29 +227,29 @@ def test_a_truncated_wav_in_an_archive_is_rejected(corpus, tmp_path):
     assert "sub/00.wav\ttruncated: 12044 bytes less" in (tmp_path / "rejected.tsv").read_text()
 
 
-def test_an_archive_that_is_all_compressed_says_how_to_repack(corpus, tmp_path, capsys):
-    message = _message(capsys, _zip(corpus, zipfile.ZIP_DEFLATED), "--out", tmp_path)
+def test_an_archive_that_is_all_compressed_says_how_to_repack(corpus, tmp_path, refusal):
+    message = refusal("manifest", _zip(corpus, zipfile.ZIP_DEFLATED), "--out", tmp_path)
     assert "none of its 23 audio files can be trained on, the first for being compressed: deflate" in message
     assert "`zip -0" in message
 
 
-def test_what_is_no_archive_is_named(tmp_path, capsys):
+def test_what_is_no_archive_is_named(tmp_path, refusal):
     (tmp_path / "a.zip").write_text("hello")
-    assert f"{tmp_path / 'a.zip'}: cannot be read as a zip" in _message(
-        capsys, tmp_path / "a.zip", "--out", tmp_path / "out"
+    assert f"{tmp_path / 'a.zip'}: cannot be read as a zip" in refusal(
+        "manifest", tmp_path / "a.zip", "--out", tmp_path / "out"
     )
 
 
-def test_an_archive_without_audio_is_named(tmp_path, capsys):
+def test_an_archive_without_audio_is_named(tmp_path, refusal):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("notes.txt", "hello")
-    assert "no audio files below it" in _message(capsys, tmp_path / "a.zip", "--out", tmp_path / "out")
+    assert "no audio files below it" in refusal("manifest", tmp_path / "a.zip", "--out", tmp_path / "out")
 
 
-def test_an_archive_that_is_there_is_kept(corpus, tmp_path, capsys):
+def test_an_archive_that_is_there_is_kept(corpus, tmp_path, refusal):
     archive = _zip(corpus)
     before = archive.read_bytes()
-    assert "there already" in _message(capsys, corpus, "--out", tmp_path / "out", "--zip", archive)
+    assert "there already" in refusal("manifest", corpus, "--out", tmp_path / "out", "--zip", archive)
     assert archive.read_bytes() == before
 
 
@@ -264,17 +257,17 @@ def test_an_archive_that_is_there_is_kept(corpus, tmp_path, capsys):
     ("name", "found"),
     [("a.tar", "ends in .zip"), ("a\tb.zip", "manifests can hold"), ("none/a.zip", "expected a folder to write in")],
 )
-def test_a_zip_that_could_not_be_used_is_refused_before_probing(corpus, tmp_path, capsys, name, found):
-    assert found in _message(capsys, corpus, "--out", tmp_path / "out", "--zip", tmp_path / name)
+def test_a_zip_that_could_not_be_used_is_refused_before_probing(corpus, tmp_path, refusal, name, found):
+    assert found in refusal("manifest", corpus, "--out", tmp_path / "out", "--zip", tmp_path / name)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_archive_is_not_packed_again(corpus, tmp_path, capsys):
-    message = _message(capsys, _zip(corpus), "--out", tmp_path / "out", "--zip", tmp_path / "b.zip")
+def test_an_archive_is_not_packed_again(corpus, tmp_path, refusal):
+    message = refusal("manifest", _zip(corpus), "--out", tmp_path / "out", "--zip", tmp_path / "b.zip")
     assert "leave --zip out for an archive" in message
 
 
-def test_an_empty_validation_part_packs_nothing(corpus, tmp_path, capsys):
+def test_an_empty_validation_part_packs_nothing(corpus, tmp_path, refusal):
     argv = ["--out", tmp_path / "out", "--valid", "0.000001", "--zip", tmp_path / "a.zip"]
-    assert "fell to valid.tsv" in _message(capsys, corpus, *argv)
+    assert "fell to valid.tsv" in refusal("manifest", corpus, *argv)
     assert not (tmp_path / "a.zip").exists()

@@ -27,13 +27,6 @@ def _run(capsys, *argv):
     return capsys.readouterr().out
 
 
-def _message(capsys, *argv):
-    assert main(["stats", *map(str, argv)]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    return err.rsplit("\r", 1)[-1]
-
-
 def test_the_file_lies_beside_the_manifest_and_says_what_was_measured(folder, capsys):
     _run(capsys, folder / "train.tsv")
     content = json.loads((folder / "stats.json").read_text())
@@ -124,26 +117,26 @@ def test_broken_files_are_counted_and_named_on_stderr(folder, capsys):
     assert f"skipped {path}:2: " in err
 
 
-def test_manifests_of_several_folders_need_an_out(folder, corpus, capsys):
+def test_manifests_of_several_folders_need_an_out(folder, corpus, capsys, refusal):
     manifests = [folder / "train.tsv", corpus / "train.tsv"]
-    assert "lie in 2 folders" in _message(capsys, *manifests)
+    assert "lie in 2 folders" in refusal("stats", *manifests)
     _run(capsys, *manifests, "--out", folder / "both.json")
     assert len(json.loads((folder / "both.json").read_text())["manifests"]) == 2
 
 
-def test_nothing_readable_is_an_error_and_writes_nothing(folder, capsys):
+def test_nothing_readable_is_an_error_and_writes_nothing(folder, refusal):
     (folder / "bad.tsv").write_text(f"{folder}\na.wav\t16000\n")
-    assert "none of its 1 clips can be measured" in _message(capsys, folder / "bad.tsv")
+    assert "none of its 1 clips can be measured" in refusal("stats", folder / "bad.tsv")
     assert not (folder / "stats.json").exists()
 
 
-def test_a_missing_manifest_is_named(folder, capsys):
-    assert f"{folder / 'none.tsv'}: there is no such file" in _message(capsys, folder / "none.tsv")
+def test_a_missing_manifest_is_named(folder, refusal):
+    assert f"{folder / 'none.tsv'}: there is no such file" in refusal("stats", folder / "none.tsv")
 
 
 @pytest.mark.parametrize("out", ["", "none/stats.json"])
-def test_an_out_that_cannot_be_written_is_refused(folder, capsys, out):
-    assert f"--out {folder / out}: " in _message(capsys, folder / "train.tsv", "--out", folder / out)
+def test_an_out_that_cannot_be_written_is_refused(folder, refusal, out):
+    assert f"--out {folder / out}: " in refusal("stats", folder / "train.tsv", "--out", folder / out)
 
 
 @pytest.mark.parametrize(
