@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Optional, cast
 
@@ -139,13 +140,27 @@ class AudioTask(FairseqTask):
         """Return None: there are positions for any length."""
         return None
 
-    # --- broken files
+    # --- steps, and broken files
 
     @without_traceback
     def train_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Do one step, after a look at how many files proved broken."""
         self._check_bad_files(sample)
         return super().train_step(sample, *args, **kwargs)
+
+    @without_traceback
+    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
+        """Validate on one batch, and keep what the figures over the whole set are made of."""
+        self._check_bad_files(sample)
+        model.eval()
+        with torch.no_grad():
+            measured = criterion.measure(model, sample)
+            self.keep_validated(sample, model, measured.output)
+        return measured[:3]
+
+    @abstractmethod
+    def keep_validated(self, sample: dict[str, Any], model: nn.Module, output: Any) -> None:
+        """Keep of a batch of validation what is needed of the model's output."""
 
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
         if sample["num_bad_files"] > 0:

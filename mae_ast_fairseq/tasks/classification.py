@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, cast
 
-import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import register_task
 from omegaconf import open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE, encoder_state, taken_fields
@@ -184,15 +183,9 @@ class MaeAstClassificationTask(AudioTask):
         )
         return iterator
 
-    @without_traceback
-    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
-        """Validate on one batch, and keep its scores for the metrics over the whole set."""
-        self._check_bad_files(sample)
-        model.eval()
-        with torch.no_grad():
-            measured = criterion.measure(model, sample)
-        self._scores.add(sample["id"], measured.output, sample["target"].plain)
-        return measured[:3]
+    def keep_validated(self, sample: dict[str, Any], model: nn.Module, probabilities: Tensor) -> None:
+        """Keep a batch's probabilities [B, K] for the metrics over the whole set."""
+        self._scores.add(sample["id"], probabilities, sample["target"].plain)
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log what the criterion says, and the metrics of a validation when its last batch has come.

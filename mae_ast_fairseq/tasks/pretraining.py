@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, Optional
 
-import torch
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
@@ -115,16 +114,9 @@ class MaeAstPretrainingTask(AudioTask):
             self._health = TokenHealth(len(own_batches), has_gain=self._has_decoder)
         return iterator
 
-    @without_traceback
-    def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
-        """Validate on one batch, and keep what tells whether the encoder has collapsed."""
-        self._check_bad_files(sample)
-        model.eval()
-        with torch.no_grad():
-            measured = criterion.measure(model, sample)
-            predictions = measured.output
-            self._health.add(predictions.encoded, self._swapped_errors(model, predictions))
-        return measured[:3]
+    def keep_validated(self, sample: dict[str, Any], model: nn.Module, predictions: Predictions) -> None:
+        """Keep what tells whether the encoder has collapsed."""
+        self._health.add(predictions.encoded, self._swapped_errors(model, predictions))
 
     def _swapped_errors(self, model: Any, predictions: Predictions) -> Optional[SwappedErrors]:
         """Measure what it costs that clips swap what the encoder gave; None where that is not to be had or needed."""

@@ -92,7 +92,7 @@ def test_the_table_says_the_same(corpus, tmp_path, capsys):
 
 def test_a_missing_folder_is_named(tmp_path, refusal):
     message = refusal("manifest", tmp_path / "none", "--out", tmp_path)
-    assert message.startswith(f"mae-ast manifest: {tmp_path / 'none'}: nothing is there; expected a folder")
+    assert message.startswith(f"{tmp_path / 'none'}: nothing is there; expected a folder")
 
 
 def test_a_folder_without_audio_is_named(tmp_path, refusal):
