@@ -42,8 +42,14 @@ HARMLESS_MODEL_FIELDS = (
 )
 """Fields of fairseq's other audio models, which forks copy, that change nothing but training or memory."""
 
+FORMER_TASK_FIELDS = (
+    *("train_subset", "restore_file", "finetune_from_model", "save_dir", "planned_warmup", "planned_updates"),
+)
+"""Fields that checkpoints of earlier versions have, and nothing reads."""
+
 TASK_TYPES = {
     "_name": Any,
+    **dict.fromkeys(FORMER_TASK_FIELDS, Any),
     **get_type_hints(ClassificationTaskFields),
     **get_type_hints(PretrainingTaskFields),
     **RELEASED_TASK_TYPES,

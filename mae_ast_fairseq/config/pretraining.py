@@ -1,8 +1,8 @@
 """Plain dataclasses of the fields of model, task and criterion, with help and units.
 
-The registered fairseq configs derive from these. Names are those of the released checkpoints where they have them
-(DESIGN, "Config fields"); a field that a file does not have takes the default given here, so the defaults are the
-released behaviour, and our recipes under `examples/` say where they differ.
+The registered fairseq configs derive from these. Names are those of the released checkpoints where they have them; a
+field that a file does not have takes the default given here, so the defaults are the released behaviour, and our
+recipes under `examples/` say where they differ.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def _normalization(default: str) -> Any:
 
 @dataclass
 class EncoderFields:
-    """Fields that every model has: the tokens, the encoder that reads them, and how they are masked."""
+    """Fields that every model has: the tokens, and the encoder that reads them."""
 
     ast_kernel_size_chan: int = option(128, "height of a token in Mel bands: 16 for patches, 128 for frames")
     ast_kernel_size_time: int = option(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames")

@@ -57,7 +57,7 @@ def parse(path: str | Path) -> Location | None:
 
 
 class _Part(io.FileIO):
-    """A part of a file as a file. Positioned reads, unlike a memory map, survive a file that becomes shorter."""
+    """A part of a file as a file. Reads, unlike a memory map, survive a file that becomes shorter."""
 
     def __init__(self, location: Location):
         super().__init__(location.archive)

@@ -164,7 +164,7 @@ def read_labels(path: str | Path, vocabulary: Vocabulary, num_rows: int, multi_l
 
 
 def join_labels(parts: Sequence[Labels]) -> Labels:
-    """Return the labels of several manifests as one, in the order of `joined.join`; one alone as it is."""
+    """Return the labels of several manifests as one, in the order of `concat.join`; one alone as it is."""
     if len(parts) == 1:
         return parts[0]
     assert len({part.vocabulary.names for part in parts}) == 1, "parts share a vocabulary"

@@ -153,7 +153,7 @@ class LabelledAudioDataset(ClipDataset):
     def collater(self, samples: Sequence[LabelledClip]) -> dict[str, Any]:
         """Return the batch of some clips; {} of none, as fairseq's filler at an epoch's end.
 
-        As DESIGN's "Batch" without its masks, and with "target": float32 [B, K], one-hot or multi-hot, soft where clips
+        As in pretraining without masks, and with "target": float32 [B, K], one-hot or multi-hot, soft where clips
         were mixed or labels smoothed.
         """
         if not samples:

@@ -16,7 +16,7 @@ from mae_ast_fairseq.rng import Stream, generator
 
 
 class MaskedAudioDataset(ClipDataset):
-    """Clips of a manifest as batches of masked log-Mel tokens (DESIGN, "Batch").
+    """Clips of a manifest as batches of masked log-Mel tokens.
 
     Args:
         manifest, training, **clips: see ClipDataset; outside training, batches are padded.
@@ -50,7 +50,7 @@ class MaskedAudioDataset(ClipDataset):
         return draw_by_weight(self.rows, self.manifest.part_starts, self.weights, shuffled)
 
     def collater(self, samples: Sequence[CroppedClip]) -> dict[str, Any]:
-        """Return the batch of some clips (DESIGN, "Batch"); {} of none, as fairseq's filler at an epoch's end."""
+        """Return the batch of some clips; {} of none, as fairseq's filler at an epoch's end."""
         if not samples:
             return {}
         waveforms = [clip.waveform for clip in samples]

@@ -17,6 +17,7 @@ from omegaconf import II
 
 from mae_ast_fairseq.config.pretraining import option
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.training_error import without_traceback
 
 
 @dataclass
@@ -40,6 +41,7 @@ class _FusedAdamW(torch.optim.AdamW):
 class FusedAdam(FairseqOptimizer):
     """Adam with decoupled weight decay, fused; a group of weights may have an `lr_scale` of its own."""
 
+    @without_traceback
     def __init__(self, cfg: FusedAdamConfig, params: Iterable[Any]):
         super().__init__(cfg)
         self._optimizer = _FusedAdamW(params, fused=True, **self.optimizer_config)

@@ -9,6 +9,7 @@ from typing import Any, Optional, cast
 import numpy as np
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data.iterators import EpochBatchIterator
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import nn
@@ -75,13 +76,14 @@ class AudioTask(FairseqTask):
         # fairseq itself would say nothing of a misspelt one and start from scratch
         check_checkpoint("checkpoint.finetune_from_model", self._run_setting("checkpoint.finetune_from_model"))
 
-    def _folders(self) -> list[Path]:
+    def _folders(self, cfg: Any = None) -> list[Path]:
         """Return the folders of the data; raises ConfigError where one is not there."""
-        if OmegaConf.is_missing(self.cfg, "data"):
+        cfg = cfg or self.cfg
+        if OmegaConf.is_missing(cfg, "data"):
             raise ConfigError(
                 "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data=/folder"
             )
-        return data_folders(self.cfg.data)
+        return data_folders(cfg.data)
 
     def _run_setting(self, key: str) -> Any:
         """Return a field of the run's config by its full name, such as `checkpoint.save_dir`; None: it has none.
@@ -115,6 +117,7 @@ class AudioTask(FairseqTask):
         self,
         dataset: ClipDataset,
         max_tokens: Optional[int] = None,
+        *,
         num_workers: int = 0,
         data_buffer_size: int = 0,
         **kwargs: Any,
@@ -136,6 +139,14 @@ class AudioTask(FairseqTask):
             dataset, max_tokens=max_tokens, num_workers=num_workers, data_buffer_size=data_buffer_size, **kwargs
         )
 
+    def _num_shown(self, iterator: EpochBatchIterator) -> int:
+        """Count the batches of a validation that each process is shown, fillers with them.
+
+        Only training heeds `dataset.max_valid_steps`, the last batch's number from 0.
+        """
+        last = None if self._from_checkpoint else self._run_setting("dataset.max_valid_steps")
+        return len(iterator) if last is None else min(len(iterator), last + 1)
+
     def max_positions(self) -> None:
         """Return None: there are positions for any length."""
         return None
@@ -151,6 +162,11 @@ class AudioTask(FairseqTask):
     @without_traceback
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:
         """Validate on one batch, and keep what the figures over the whole set are made of."""
+        if not sample:  # fairseq's trainer would show a batch again; its validation command does not
+            raise ConfigError(
+                "distributed_training.distributed_world_size: a process has no batch left to validate, where others "
+                "have; expected as many for each; validate in one process"
+            )
         self._check_bad_files(sample)
         model.eval()
         with torch.no_grad():

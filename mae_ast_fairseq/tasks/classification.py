@@ -144,7 +144,7 @@ class MaeAstClassificationTask(AudioTask):
     def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> None:
         """Read `{split}.tsv` and `{split}.lbl` of every folder; all but `dataset.train_subset` are for validation."""
         cfg = task_cfg or self.cfg
-        folders = self._folders()
+        folders = self._folders(cfg)
         manifests = [read_checked(folder / f"{split}.tsv") for folder in folders]
         labels = [
             read_labels(folder / f"{split}.lbl", self.vocabulary, len(manifest), cfg.multi_label)
@@ -176,11 +176,7 @@ class MaeAstClassificationTask(AudioTask):
     def get_batch_iterator(self, dataset: LabelledAudioDataset, *args: Any, **kwargs: Any) -> Any:
         """Batch a dataset, which begins scores of its own."""
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
-        num_batches = len(iterator)
-        last = self._run_setting("dataset.max_valid_steps")  # counted from 0
-        self._scores = ValidationScores(
-            self.cfg.multi_label, num_batches if last is None else min(num_batches, last + 1)
-        )
+        self._scores = ValidationScores(self.cfg.multi_label, self._num_shown(iterator))
         return iterator
 
     def keep_validated(self, sample: dict[str, Any], model: nn.Module, probabilities: Tensor) -> None:

@@ -69,7 +69,7 @@ class MaeAstPretrainingTask(AudioTask):
             check_ratio(cfg.random_mask_prob)
         model = super().build_model(cfg, from_checkpoint)
         self._has_decoder = isinstance(model, MaskedAutoencoder)  # asked here: processes wrap their models
-        self._health = TokenHealth(num_batches=0, has_gain=self._has_decoder)
+        self._health = TokenHealth(num_batches=0, num_shown=0, has_gain=self._has_decoder)
         self._masking = Masking(self.cfg.mask_type, cfg.random_mask_prob, cfg.mask_length)
         return model
 
@@ -93,7 +93,7 @@ class MaeAstPretrainingTask(AudioTask):
                 "to pretrain with masked chunks set task.mask_type=chunk_mask"
             )
         assert self._masking is not None, "build_model precedes load_dataset"
-        folders = self._folders()
+        folders = self._folders(cfg)
         self.datasets[split] = MaskedAudioDataset(
             join([read_checked(folder / f"{split}.tsv") for folder in folders]),
             masking=self._masking._replace(type=cfg.mask_type),
@@ -111,7 +111,7 @@ class MaeAstPretrainingTask(AudioTask):
         if not dataset.training:
             shard, num_shards = iterator.shard_id, iterator.num_shards
             own_batches = range(shard, len(iterator.frozen_batches), num_shards)
-            self._health = TokenHealth(len(own_batches), has_gain=self._has_decoder)
+            self._health = TokenHealth(len(own_batches), self._num_shown(iterator), has_gain=self._has_decoder)
         return iterator
 
     def keep_validated(self, sample: dict[str, Any], model: nn.Module, predictions: Predictions) -> None:
@@ -126,12 +126,12 @@ class MaeAstPretrainingTask(AudioTask):
         return model.swapped_errors(predictions.of_first(NUM_SWAPPED_CLIPS))
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Log what the criterion says, and in validation (also by fairseq_cli.hydra_validate) the figures of tokens.
+        """Log what the criterion says, and the figures of tokens when the last batch of a validation has come.
 
-        fairseq reads these when all batches are done, in every process.
+        fairseq reads what was logged after every batch, in every process; so these are not logged before.
         """
         super().reduce_metrics(logging_outputs, criterion)
-        if not criterion.training:
+        if not criterion.training and self._health.is_complete:
             for name in self._health.names:
                 metrics.log_derived(name, lambda _, name=name: self._health.figures()[name])
 

@@ -56,12 +56,14 @@ class TokenHealth:
 
     Args:
         num_batches: of this process; what comes after them are fillers, which another process has counted.
+        num_shown: batches that each process will be shown, fillers counted.
         has_gain: whether the model has a decoder, which `content_gain` is of.
     """
 
-    def __init__(self, num_batches: int, has_gain: bool):
+    def __init__(self, num_batches: int, num_shown: int, has_gain: bool):
         self.names = ("token_spread", "effective_rank", *(["content_gain"] if has_gain else []))
         self.num_batches = num_batches
+        self.num_shown = num_shown
         self.num_swapped = 0
         """batches whose clips have swapped what the encoder gave"""
         self.max_rank = 0
@@ -75,6 +77,11 @@ class TokenHealth:
     def has_all(self) -> bool:
         """Return whether what comes next is a filler."""
         return self._num_seen >= self.num_batches
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether the last batch has come, in this process as in all others."""
+        return self._num_seen >= self.num_shown
 
     def add(self, encoded: Features, swapped: Optional[SwappedErrors] = None) -> None:
         """Take what the encoder gave of a batch, and the errors where its clips swapped it; nothing of a filler."""

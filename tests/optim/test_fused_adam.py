@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.optim.fused_adam import FusedAdam, FusedAdamConfig, parse_betas
+from mae_ast_fairseq.training_error import TrainingError
 from tests.training import SMALL, train
 
 LR, BETAS, EPS, DECAY = 0.01, (0.9, 0.98), 1e-6, 0.1
@@ -79,3 +80,8 @@ def test_it_trains_and_resumes(corpus, tmp_path, bf16: str) -> None:
     assert [update["num_updates"] for update in run.updates] == [4, 5]
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["last_optimizer_state"]["state"]
     assert {float(entry["step"]) for entry in state.values()} == {5.0}
+
+
+def test_under_the_training_command_that_is_one_line_without_a_traceback():
+    with pytest.raises(TrainingError, match=r"optimizer\.adam_betas: 'nope' was given"):
+        FusedAdam(FusedAdamConfig(adam_betas="nope", lr=[LR]), [torch.nn.Parameter(torch.zeros(1))])

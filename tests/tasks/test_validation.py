@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.evaluation.collapse import effective_rank, token_moments, token_spread
 from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.nn.autoencoder import SwappedErrors
@@ -91,7 +92,7 @@ TOKENS = torch.from_numpy(RNG.normal(0.5, 1, (6, 10, 8)).astype(np.float32))
 
 
 def health(*batches, num_batches=2, has_gain=True):
-    collected = TokenHealth(num_batches, has_gain)
+    collected = TokenHealth(num_batches, len(batches), has_gain)
     for clips, swapped in batches:
         collected.add(Features(TOKENS[clips], None), swapped)
     return collected
@@ -103,6 +104,7 @@ def errors(own, swapped):
 
 def test_figures_of_tokens_are_those_of_all_batches_without_fillers():
     collected = health((slice(0, 2), errors(2.0, 3.0)), (slice(2, 6), errors(2.0, 4.0)), (slice(0, 2), None))
+    assert collected.is_complete
     whole = token_moments(TOKENS)
     assert collected.figures() == {
         "token_spread": pytest.approx(token_spread(whole), abs=1e-4),
@@ -110,6 +112,20 @@ def test_figures_of_tokens_are_those_of_all_batches_without_fillers():
         "content_gain": pytest.approx((7.0 - 4.0) / 4.0),
     }
     assert collected.max_rank == 8
+
+
+def test_figures_of_tokens_are_complete_with_the_last_batch_shown_fillers_counted():
+    collected = TokenHealth(num_batches=1, num_shown=2, has_gain=False)
+    collected.add(Features(TOKENS[:2], None))
+    assert not collected.is_complete
+    collected.add(Features(TOKENS[:2], None))
+    assert collected.is_complete
+
+
+def test_a_process_without_a_batch_is_told_so(corpus):
+    task, model, criterion = build("mae_ast_tiny", f"task.data={corpus}", *SMALL)
+    with pytest.raises(UserError, match="validate in one process"):
+        task.valid_step({}, model, criterion)
 
 
 def test_a_process_without_a_batch_of_its_own_adds_nothing():
@@ -141,7 +157,7 @@ def test_what_is_not_finite_is_said_and_ends_nothing_and_nothing_is_said_in_the_
 ):
     overrides = ("lr_scheduler.warmup_updates=200", "optimization.max_update=1000")
     task, model, _ = build("mae_ast_tiny", f"task.data={corpus}", *SMALL, *overrides)
-    task._health = TokenHealth(1, has_gain=False)
+    task._health = TokenHealth(1, 1, has_gain=False)
     task._health.add(Features(TOKENS * torch.inf, None))
     for _ in range(2):
         task.post_validate(model, {"num_updates": num_updates}, None)
