@@ -21,7 +21,7 @@ def heaviest_operators(trained: BenchmarkModel, sample: dict[str, Any]) -> list[
         {
             "operator": events[place].key,
             "calls": events[place].count,
-            "seconds": seconds[place],
+            "own_seconds": seconds[place],
             "share": seconds[place] / total,
         }
         for place in heaviest

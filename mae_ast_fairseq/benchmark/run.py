@@ -63,9 +63,14 @@ class Benchmark:
         with tempfile.TemporaryDirectory() as folder, limited_memory():
             self._folder = Path(folder)
             _say("counting operations")
-            rows = {case: self._describe(case) for case in self.cases}
+            described = {case: or_error(partial(self._describe, case)) for case in self.cases}
+            rows = {case: row for case, row in described.items() if "error" not in row}
+            unfit = [{**case._asdict(), "operations": row} for case, row in described.items() if "error" in row]
+            self.cases = list(rows)
             add_ratio(rows, self.baseline, "times_fewer_operations", "operations", "step_flops")
-            result = {"machine": machine.describe(self.device), "settings": settings, "rows": list(rows.values())}
+            result = {"machine": machine.describe(self.device), "settings": settings, "rows": [*rows.values(), *unfit]}
+            if not rows:
+                return result
             if "time" in self.parts:
                 _say(f"timing {len(rows)} rows in turns, {self.num_warm_up} + {self.num_rounds} rounds")
                 result["matrix_products"] = self._time(rows)

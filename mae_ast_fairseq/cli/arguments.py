@@ -4,7 +4,6 @@ argparse names the option; a type says what was found and what is expected.
 """
 
 import argparse
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -30,6 +29,6 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return number(int, lambda value: value >= minimum, f"a whole number of at least {minimum}")
 
 
-seconds = number(float, lambda value: 0 < value < math.inf, "seconds above 0, such as 10")
+seconds = number(float, lambda value: 0 < value <= 1e9, "seconds above 0, such as 10")
 fraction = number(float, lambda value: 0 < value < 1, "a fraction above 0 and below 1, such as 0.75")
 seed = number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2^63")

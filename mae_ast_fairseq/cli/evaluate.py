@@ -13,7 +13,7 @@ from mae_ast_fairseq.cli.model import without_nan
 from mae_ast_fairseq.cli.predict import EXIT_BROKEN_FILES, add_classifier_arguments, classify, open_classifier
 from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.evaluation.scores import CONFIDENCE, bootstrap, class_metrics, confusion
 from mae_ast_fairseq.rng import Stream, generator
@@ -50,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         raise AudioError(f"{manifest.name}: none of its {len(manifest)} clips can be read; expected some; see above")
     scores, targets = np.stack(list(found.values())), labels.targets(list(found))
+    if not np.isfinite(scores).all():
+        raise ConfigError(
+            f"{args.checkpoint}: its probabilities are not finite in {args.precision}; expected numbers; run it "
+            "in float32 or bfloat16, or take a checkpoint from before training diverged"
+        )
     rng = generator(BOOTSTRAP_SEED, Stream.SAMPLING)
     estimates = bootstrap(scores, targets, fields.multi_label, args.resamples, rng)
     classes = class_metrics(scores, targets, fields.multi_label)

@@ -167,12 +167,13 @@ def _settings(args: argparse.Namespace, clips: Manifest | FileList) -> dict[str,
     """Return what the files depend on, by which a restart knows whether it may go on."""
     settings = {name: getattr(args, name) for name in ("layer", "readout", "format", "chunk_seconds", "precision")}
     settings["checkpoint"] = _hash_of(args.checkpoint)
-    if args.format == "hubert":  # each file of the other format is of one clip alone
-        if isinstance(clips, Manifest):
-            settings["clips"] = _hash_of(args.manifest)
-        else:
-            rows = list(zip(clips.paths, clips.num_samples.tolist(), clips.sample_rates.tolist(), strict=True))
-            settings["clips"] = hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()
+    if isinstance(clips, Manifest):
+        settings["clips"] = _hash_of(args.manifest)
+    else:
+        rows: list[Any] = list(zip(clips.paths, clips.num_samples.tolist(), clips.sample_rates.tolist(), strict=True))
+        if args.format == "npy":  # where a file that could not be read is tried again
+            rows = [str(Path(path).absolute()) for path in clips.paths]
+        settings["clips"] = hashlib.sha256(repr(rows).encode(errors="surrogateescape")).hexdigest()
     return settings
 
 
@@ -193,7 +194,8 @@ def _extract(
             raise OSError(errno.ENOSPC, f"no room for {num_bytes:,} bytes")
         return extract(model, job, store, args.layers, [args.readout] if args.readout else [])
     except AudioError:
-        record.unlink()
+        if not any(path.exists() for path in store.paths):
+            record.unlink()
         raise
     except OSError as error:
         raise ConfigError(

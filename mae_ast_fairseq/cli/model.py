@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def _files(path: str) -> Iterator[str]:
     source = find_source(path)
     if not source.names:
         raise ConfigError(f"{path}: there is no audio file in it; expected some; name another folder")
+    for rejected in source.rejected:
+        print(f"{rejected.relative_path}: left out: {rejected.reason}", file=sys.stderr)
     root = Path(path) if is_folder else source.root
     yield from (str(root / name) for name in source.names)
 

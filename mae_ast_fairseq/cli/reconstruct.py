@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(args)
     masking = _masking(args, checkpoint)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
-    num_samples = np.minimum(clips.num_samples_at_16k, int(args.max_seconds * fbank.SAMPLE_RATE))
+    num_samples = np.minimum(clips.num_samples_at_16k, round(args.max_seconds * fbank.SAMPLE_RATE))
     rows = _draw_rows(args, num_samples, grid) if args.manifest else range(len(clips))
     waveforms = [_load(clips, row, int(num_samples[row]), grid) for row in rows]  # before anything is written
     model = build_untrained(checkpoint, args.seed) if args.untrained else build_model(checkpoint)

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-seconds",
-        type=number(float, lambda value: 0.055 <= value < math.inf, "at least 0.055 seconds, which make two tokens"),
+        type=number(float, lambda value: 0.055 <= value <= 1e9, "at least 0.055 seconds, which make two tokens"),
         default=15.625,
         help="only this much of a clip's start is read (default: %(default)s, the recipes' longest crop)",
     )

@@ -1,4 +1,4 @@
-"""Finding the audio files below a folder, probing what each holds, and dividing them into splits."""
+"""Finding the audio files below a folder or in an archive, and probing what each holds."""
 
 import os
 import struct

@@ -67,7 +67,8 @@ def write_splits(
 def read_lines(path: str | Path) -> list[str]:
     """Read the lines of a list, without their line ends; raises ConfigError where that fails."""
     try:
-        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+        text = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
+        return text.split("\n") if text else []  # splitlines() would split at what names may hold too
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}; expected a list as UTF-8 text; correct the path") from None
 

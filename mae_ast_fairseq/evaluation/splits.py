@@ -121,6 +121,8 @@ def _state(seed: int, what: int, number: int = 0) -> int:
 
 def _stratified(data: ProbeData, rows: np.ndarray, num_folds: int, random_state: int) -> list[Rows]:
     """Return (the others, the fold) of rows for each fold; raises ConfigError for a class of one clip."""
+    if len(rows) < 2:
+        raise ConfigError(f"found {len(rows)} clip to divide into training and other clips; expected two or more")
     if data.is_multi_label:
         folds = KFold(min(num_folds, len(rows)), shuffle=True, random_state=random_state)
         return [(rows[others], rows[fold]) for others, fold in folds.split(rows)]

@@ -194,7 +194,7 @@ def clip_features(
     rows = range(len(clips)) if rows is None else rows
     num_samples = clips.num_samples_at_16k[rows]
     if max_seconds is not None:
-        num_samples = np.minimum(num_samples, int(max_seconds * SAMPLE_RATE))
+        num_samples = np.minimum(num_samples, round(max_seconds * SAMPLE_RATE))
     job = Job(clips, rows, num_samples, plan_chunks(num_samples, model.grid), model.grid)
     ends = np.cumsum([readout_width(name, model.grid.rows, model.width) for name in readouts])
     num_layers = len(layer_numbers("layers", layers, model.num_layers))

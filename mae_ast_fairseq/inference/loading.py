@@ -81,7 +81,8 @@ def unusable(clips: ClipList, row: int, num_samples: int, grid: TokenGrid, min_t
         clips,
         row,
         f"{clips.path(row)}: {num_samples / SAMPLE_RATE:.3f} s of it give {num_tokens} tokens of the model; expected "
-        f"at least {min_tokens} ({min_seconds(grid, min_tokens):.3f} s); give a longer clip, or leave it out",
+        f"at least {min_tokens} ({min_seconds(grid, min_tokens):.3f} s); give a longer clip or read "
+        "more of it, or leave it out",
     )
 
 

@@ -184,3 +184,19 @@ def test_nothing_is_measured_before_all_is_known_to_be_fine(monkeypatch: pytest.
     monkeypatch.setattr(run.Benchmark, "run", fail)
     with pytest.raises(ConfigError):
         benchmark.run(parse("mae_ast_patch", "--device", "cuda:7"))
+
+
+def test_a_size_that_does_not_fit_is_reported_in_its_row(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(self: run.Benchmark, case: Any) -> Any:
+        if case.seconds == 1.0:
+            raise MemoryError("so many bytes")
+        return whole(self, case)
+
+    whole = run.Benchmark._describe
+    monkeypatch.setattr(run.Benchmark, "_describe", describe)
+    text = measure(capsys, "mae_ast_patch", "--seconds", "0.5", "1", "--only", "dispatch", "--json")
+    fits, unfit = json.loads(text)["rows"]
+    assert fits["operations"]["dispatched"] > 0
+    assert unfit["operations"] == {"error": "not enough memory: so many bytes"}

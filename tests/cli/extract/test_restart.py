@@ -154,6 +154,14 @@ def test_a_file_that_was_bad_is_tried_again(corpus, checkpoint, run, out: Path, 
     assert len(list(out.rglob("*.wav.npy"))) == 2
 
 
+def test_other_files_of_the_same_names_are_noticed(corpus, checkpoint, run, message, tmp_path: Path) -> None:
+    for folder, name in (("one", "00.wav"), ("other", "01.wav")):
+        (tmp_path / folder).mkdir()
+        shutil.copy(corpus / name, tmp_path / folder / "a.wav")
+    run(checkpoint, tmp_path / "one" / "a.wav")
+    assert "begun with clips " in message(checkpoint, tmp_path / "other" / "a.wav")
+
+
 @pytest.mark.parametrize(
     ("option", "shown"),
     [
