@@ -194,8 +194,7 @@ def _extract(
             raise OSError(errno.ENOSPC, f"no room for {num_bytes:,} bytes")
         return extract(model, job, store, args.layers, [args.readout] if args.readout else [])
     except AudioError:
-        if not any(path.exists() for path in store.paths):
-            record.unlink()
+        record.unlink()
         raise
     except OSError as error:
         raise ConfigError(
