@@ -53,6 +53,8 @@ TASK_TYPES = {
     **get_type_hints(ClassificationTaskFields),
     **get_type_hints(PretrainingTaskFields),
     **RELEASED_TASK_TYPES,
+    "data": Optional[str | list[str]],
+    "data_weights": Optional[str | float | list[float]],
 }
 LEFT_OUT_TYPES = {
     "mae_ast": RELEASED_MODEL_TYPES,

@@ -138,7 +138,11 @@ class ClassifierFields(EncoderFields):
 class AudioTaskFields:
     """Fields that every task has; sizes count samples at `sample_rate`."""
 
-    data: str = option("???", "folder of {split}.tsv; several, separated by `:`, are trained on together")
+    data: Any = option(  # noqa: RUF009
+        "???",
+        "folder of {split}.tsv; several, separated by `:`, are trained on together; or a list [/a,/b], whose folders "
+        "may have a `:` in their names",
+    )
     seed: int = option("${common.seed}", "of every random draw; common.seed")
     sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
     feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", POSITIVE)
@@ -161,8 +165,10 @@ class AudioTaskFields:
 class PretrainingTaskFields(AudioTaskFields):
     """Fields of the `mae_ast_pretraining` task."""
 
-    data_weights: Optional[str] = option(
-        None, "fraction in (0, 1] of each folder's clips that an epoch draws, as in 1:0.25; none: all"
+    data_weights: Any = option(  # noqa: RUF009
+        None,
+        "fraction in (0, 1] of each folder's clips that an epoch draws, at random, as in 1:0.25 or [1,0.25]; what is "
+        "less than a clip is carried over to later epochs; none: all",
     )
     normalize: bool = option(False, "waveforms to mean 0 and std 1, which scripts for HuBERT ask: always false")
     mask_type: str = option("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
@@ -245,6 +251,11 @@ def check_pretraining_task(fields: PretrainingTaskFields) -> None:
         raise ConfigError(
             "task.normalize: true was given; expected false: the filterbank takes waveforms as they are, and "
             "model.normalization normalises what it gives"
+        )
+    if fields.data_weights is not None and not fields.rebuild_batches:
+        raise ConfigError(
+            "task.rebuild_batches: false was given with task.data_weights, which would draw the same clips in every "
+            "epoch; set task.rebuild_batches=true"
         )
 
 

@@ -1,6 +1,8 @@
 """Several manifests as one: rows are counted through them all, in the order given."""
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -54,21 +56,42 @@ def join(parts: Sequence[Manifest]) -> Manifest | ConcatManifest:
     return parts[0] if len(parts) == 1 else ConcatManifest(parts)
 
 
-def draw_by_weight(rows: np.ndarray, starts: np.ndarray, weights: Sequence[float], order: np.ndarray) -> np.ndarray:
-    """Keep of each manifest's clips the fraction that its weight says, those that come first in `order`.
+def draw_by_weight(
+    rows: np.ndarray, starts: np.ndarray, weights: Sequence[float], order: np.ndarray, epoch: int
+) -> np.ndarray:
+    """Keep of each manifest's clips as many as its weight says, those that come first in `order`.
 
     Args:
         rows: [N] the rows of the clips, ascending.
         starts: [K + 1] first row of each manifest, and the number of all rows.
         weights: [K] fractions in (0, 1].
         order: [N] a permutation of the clips.
+        epoch: counted from 1.
 
     Returns:
-        The clips kept, in `order`.
+        The clips kept, at least one, in `order`.
     """
     parts = np.searchsorted(starts, rows[order], side="right") - 1
     keep = np.zeros(len(order), dtype=bool)
-    for part, weight in enumerate(weights):
-        places = np.flatnonzero(parts == part)
-        keep[places[: round(weight * len(places))]] = True
+    sizes = np.bincount(parts, minlength=len(weights)).tolist()
+    for part, count in enumerate(clips_in_epoch(sizes, weights, epoch)):
+        keep[np.flatnonzero(parts == part)[:count]] = True
     return order[keep]
+
+
+def clips_in_epoch(sizes: Sequence[int], weights: Sequence[float], epoch: int) -> list[int]:
+    """Count the clips of each manifest in an epoch, counted from 1: what is left of a fraction, later epochs draw.
+
+    After e epochs a manifest of n clips with weight w has given ceil(e w n) of them: one in the first epoch at least.
+    An epoch that would be empty draws one clip more, of the manifest whose turn is next.
+
+    Args:
+        sizes: [K] clips of each manifest, some of them.
+        weights: [K] fractions in (0, 1], as decimal numbers: 0.1 of 30 clips are 3 in each epoch.
+    """
+    rates = [Fraction(str(weight)) * size for weight, size in zip(weights, sizes, strict=True)]
+    counts = [math.ceil(epoch * rate) - math.ceil((epoch - 1) * rate) for rate in rates]
+    if not any(counts):
+        turns = {part: math.ceil(epoch * rate) / rate for part, rate in enumerate(rates) if rate}
+        counts[min(turns, key=turns.__getitem__)] = 1
+    return counts

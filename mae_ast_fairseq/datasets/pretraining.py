@@ -22,7 +22,8 @@ class MaskedAudioDataset(ClipDataset):
         manifest, training, **clips: see ClipDataset; outside training, batches are padded.
         masking: how tokens are masked.
         pad_audio: pad a batch to its longest clip instead of cropping it to its shortest.
-        weights: fraction in (0, 1] of each manifest's clips that an epoch of training draws; None: all.
+        weights: fraction in (0, 1] of each manifest's clips that an epoch of training draws (see `clips_in_epoch`);
+            None: all.
 
     Raises:
         ManifestError: no clip is left.
@@ -47,7 +48,7 @@ class MaskedAudioDataset(ClipDataset):
         """Return those of the shuffled clips that an epoch of training holds: each manifest's fraction of them."""
         if self.weights is None:
             return shuffled
-        return draw_by_weight(self.rows, self.manifest.part_starts, self.weights, shuffled)
+        return draw_by_weight(self.rows, self.manifest.part_starts, self.weights, shuffled, max(1, self.epoch))
 
     def collater(self, samples: Sequence[CroppedClip]) -> dict[str, Any]:
         """Return the batch of some clips; {} of none, as fairseq's filler at an epoch's end."""

@@ -1,11 +1,14 @@
 """Where fairseq-hydra-train meets a person: relative paths and what must be there."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
+from omegaconf import DictConfig, OmegaConf
 
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
@@ -37,20 +40,51 @@ def schedule_warning(warmup_updates: int | None, max_update: int | None) -> str 
     )
 
 
-def data_folders(data: str) -> list[Path]:
-    """Return the folders of `task.data`, separated by `:`; relative ones count from where the command was started.
+def data_folders(data: Any) -> list[Path]:
+    """Return the folders of `task.data`: a list of them, or a text in which `:` separates them.
 
-    Raises ConfigError where one is not there.
+    A text that is the path of a folder as it stands is that folder. Relative ones count from where the command was
+    started. Raises ConfigError where one is not there.
     """
     start = get_original_cwd() if is_training_command() else "."
-    folders = [Path(start, folder).absolute() for folder in data.split(os.pathsep)]
-    for folder in folders:
-        if not folder.is_dir():
+    names = _listed(data)
+    if len(names) > 1 and not _is_list(data) and Path(start, str(data)).is_dir():
+        names = [str(data)]
+    for name in names:
+        if not Path(start, name).is_dir():
             raise ConfigError(
-                f"task.data: there is no folder {folder}; expected one that holds train.tsv and valid.tsv, "
-                "as `mae-ast manifest` writes them"
+                f"task.data: there is no folder {Path(start, name).absolute()}; expected one that holds train.tsv and "
+                f"valid.tsv, as `mae-ast manifest` writes them{_remark_on_separator(data)}"
             )
-    return folders
+    return [Path(start, name).absolute() for name in names]
+
+
+def spare_fairseq_the_folders(run: DictConfig) -> None:
+    """Keep fairseq from listing `task.data` where it cannot: it takes every `:` for a separator, and wants a text.
+
+    It looks there for sets such as valid1.tsv that `dataset.valid_subset` leaves out.
+    """
+    data = OmegaConf.select(run, "task.data")
+    if _is_list(data) or not all(Path(name).is_dir() for name in _listed(data)):
+        OmegaConf.update(run, "dataset.ignore_unused_valid_subsets", True)
+
+
+def _remark_on_separator(data: Any) -> str:
+    if _is_list(data) or os.pathsep not in str(data):
+        return ""
+    return (
+        f" ({os.pathsep!r} separates several folders; to have one in a folder's name, give a list: "
+        f"'task.data=[{data}]')"
+    )
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _listed(value: Any) -> list[str]:
+    """Return what a list holds, or what `:` separates in a text."""
+    return [str(item) for item in value] if _is_list(value) else str(value).split(os.pathsep)
 
 
 def read_checked(path: Path) -> Manifest:
@@ -64,18 +98,18 @@ def read_checked(path: Path) -> Manifest:
     return manifest
 
 
-def read_weights(weights: str | None, num_folders: int) -> list[float] | None:
+def read_weights(weights: Any, num_folders: int) -> list[float] | None:
     """Return the numbers of `task.data_weights`; raises ConfigError where they do not match the manifests."""
     if weights is None:
         return None
     try:
-        numbers = [float(weight) for weight in str(weights).split(os.pathsep)]
+        numbers = [float(weight) for weight in _listed(weights)]
     except ValueError:
         numbers = []
     if len(numbers) != num_folders or not all(0 < number <= 1 for number in numbers):
         raise ConfigError(
             f"task.data_weights: {weights!r} was given; expected {num_folders} fractions above 0 and at most 1, one "
-            f"for each folder of task.data, separated by {os.pathsep!r}, as in 1:0.25"
+            "for each folder of task.data, as in [1,0.25] or 1:0.25 (in YAML in quotes, or it is read as one number)"
         )
     return numbers
 

@@ -39,12 +39,39 @@ def test_relative_data_counts_from_where_the_command_was_started(monkeypatch, tm
     assert data_folders(str(tmp_path)) == [tmp_path]
 
 
+@pytest.fixture
+def dated(tmp_path):
+    """A folder with a colon in its path."""
+    folder = tmp_path / "2024:11" / "x"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_list_of_folders_may_have_colons_in_their_names(dated, tmp_path):
+    assert data_folders([str(dated), str(tmp_path)]) == [dated, tmp_path]
+    assert data_folders([str(dated)]) == [dated]
+
+
+def test_a_folder_with_a_colon_alone_is_taken_as_it_is(dated):
+    assert data_folders(str(dated)) == [dated]
+
+
+def test_where_a_colon_separates_the_message_says_so_and_names_the_list(dated, tmp_path):
+    with pytest.raises(ConfigError, match=r"no folder .*/2024;.*separates.*task\.data=\["):
+        data_folders(f"{dated}:{tmp_path}")
+    with pytest.raises(ConfigError) as caught:
+        data_folders([str(tmp_path / "gone")])
+    assert "several folders" not in str(caught.value)
+
+
 def test_weights_are_one_fraction_a_folder():
     assert read_weights("1:0.25", 2) == [1.0, 0.25]
+    assert read_weights([1, 0.25], 2) == [1.0, 0.25]
+    assert read_weights(0.5, 1) == [0.5]
     assert read_weights(None, 2) is None
 
 
-@pytest.mark.parametrize("weights", ["1", "1:0.5:0.5", "1:0", "1:1.5", "1:-1", "1:x", "1:", ""])
+@pytest.mark.parametrize("weights", ["1", "1:0.5:0.5", "1:0", "1:1.5", "1:-1", "1:x", "1:", "", [1], [1, None], 60.25])
 def test_weights_that_do_not_match_the_folders_are_an_error(weights):
     with pytest.raises(ConfigError, match=r"task\.data_weights: .* was given; expected 2 fractions"):
         read_weights(weights, 2)
