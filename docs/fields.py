@@ -35,7 +35,8 @@ CHOICES = {
 }
 """What recipes choose from by a section's `_name`."""
 FAIRSEQ_SECTIONS = ("optimization", "dataset", "checkpoint", "common", "distributed_training", "ema")
-OF_THE_MACHINE = {
+IN_WORDS = {
+    "maximize_best_checkpoint_metric": "as the metric has it",
     "distributed_world_size": "number of GPUs",
     "distributed_num_procs": "number of GPUs",
     "device_id": "LOCAL_RANK, or 0",
@@ -68,8 +69,8 @@ def default_text(field: Any) -> str:
     """Return a field's default as YAML has it; nothing where there is no such field."""
     if field is None:
         return ""
-    if field.name in OF_THE_MACHINE:
-        return OF_THE_MACHINE[field.name]
+    if field.name in IN_WORDS:
+        return IN_WORDS[field.name]
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     value = getattr(value, "value", value)  # of an enum
     return f"`{value}`" if value and isinstance(value, str) else f"`{json.dumps(value)}`"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,11 @@ class Finetuned(NamedTuple):
     """what was logged of every update (`train_inner`) and of every validation of each subset, without prefixes"""
 
 
+def number(value: Any) -> float:
+    """Read a number as fairseq logs it: null where the metric that chooses the best is NaN."""
+    return math.nan if value is None else float(value)
+
+
 def finetune(data: Path | str, *overrides: str, recipe: str = RECIPE) -> Finetuned:
     """Train as configured and return what happened."""
     run = Finetuned([], defaultdict(list))
@@ -77,7 +83,7 @@ def finetune(data: Path | str, *overrides: str, recipe: str = RECIPE) -> Finetun
         if record.getMessage().startswith("{"):
             values = json.loads(record.getMessage()).items()
             prefix = f"{record.name}_"
-            run.logged[record.name].append({key.removeprefix(prefix): float(value) for key, value in values})
+            run.logged[record.name].append({key.removeprefix(prefix): number(value) for key, value in values})
 
     with recorded(MaeAstClassificationTask, run.losses, keep):
         fairseq_train.main(config(recipe, f"task.data={data}", *QUICK, *overrides))

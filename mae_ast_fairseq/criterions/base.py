@@ -1,6 +1,7 @@
 """What the criterions share: what they hand to fairseq and to a task's validation, and the figures of any batch."""
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 from fairseq.criterions import FairseqCriterion
 from fairseq.logging import metrics
@@ -21,6 +22,9 @@ class Measured(NamedTuple):
 
 class AudioCriterion(FairseqCriterion):
     """A loss over batches of either dataset; a derived class measures, and logs what is its own."""
+
+    maximize: ClassVar[Mapping[str, bool]]
+    """of the means that it logs and that can choose the best checkpoint, whether more is better"""
 
     def measure(self, model: nn.Module, sample: dict[str, Any]) -> Measured:
         """Return what a batch gives."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from fairseq.criterions import register_criterion
@@ -56,6 +56,8 @@ LOSSES = {
 @register_criterion("mae_ast_classification", dataclass=ClassificationCriterionConfig)
 class ClassificationCriterion(AudioCriterion):
     """The loss of a batch of labelled clips, whose labels may be fractions, as mixup and label smoothing make them."""
+
+    maximize: ClassVar = {"loss": False, "top1": True}
 
     @without_traceback
     def __init__(self, task: Any, loss: str):

@@ -1,7 +1,7 @@
 """The fairseq criterion `mae_ast`: InfoNCE and reconstruction error over the masked tokens (paper section 2.3)."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from fairseq.criterions import register_criterion
@@ -22,6 +22,8 @@ class MaeAstCriterionConfig(PretrainingCriterionFields, FairseqDataclass):
 @register_criterion("mae_ast", dataclass=MaeAstCriterionConfig)
 class MaeAstCriterion(AudioCriterion):
     """Σ over masked tokens of classification_weight · InfoNCE + reconstruction_weight · squared error."""
+
+    maximize: ClassVar = {"loss": False, "loss_recon": False, "loss_info_nce": False, "info_nce_accuracy": True}
 
     def __init__(self, task: Any, reconstruction_weight: float, classification_weight: float):
         super().__init__(task)

@@ -188,6 +188,19 @@ def check_each_has_example(labels: Labels, rows: np.ndarray | None = None) -> No
         )
 
 
+def check_clips_differ(labels: Labels, rows: np.ndarray) -> None:
+    """Raise ManifestError where all the clips given have the same labels: there is nothing to tell apart."""
+    counts = labels.counts(rows)
+    if np.isin(counts, (0, len(rows))).all():
+        names = ", ".join(labels.vocabulary.names[index] for index in np.flatnonzero(counts)[:5])
+        _refuse(
+            labels.name,
+            f"each of the {len(rows)} clips that can be trained on has the same labels ({names})",
+            "at least two classes, or with task.multi_label=true clips with a label and others without it",
+            "add clips of other classes",
+        )
+
+
 def balanced_weights(labels: Labels) -> np.ndarray:
     """Weigh clips so that every class is drawn as often: float64 [N], a clip's sum over labels of 1 / their number.
 

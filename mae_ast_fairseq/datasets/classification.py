@@ -22,7 +22,7 @@ from mae_ast_fairseq.data.augmentation import (
 from mae_ast_fairseq.data.collate import Frames, waveforms_to_frames
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.float32 import Float32Tensor
-from mae_ast_fairseq.data.labels import Labels, balanced_weights, check_each_has_example
+from mae_ast_fairseq.data.labels import Labels, balanced_weights, check_clips_differ, check_each_has_example
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import ManifestError
@@ -64,7 +64,8 @@ class LabelledAudioDataset(ClipDataset):
         balanced: in training, draw each class as often.
 
     Raises:
-        ManifestError: no clip is left, there are more or fewer labels than clips, or in training a class has no clip.
+        ManifestError: no clip is left, there are more or fewer labels than clips, or in training a class has no clip
+            or all clips have the same labels.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class LabelledAudioDataset(ClipDataset):
             self.sizes = np.full_like(self.sizes, fixed_size)
         if training:
             check_each_has_example(labels, self.rows)
+            check_clips_differ(labels, self.rows)
         if training and balanced:
             self._cumulative_weights = np.cumsum(balanced_weights(labels.select(self.rows)))
 

@@ -23,7 +23,9 @@ class Metric(NamedTuple):
     function: Callable[[np.ndarray, np.ndarray], float]
     """finite scores [N, K], at least one, and has_label [N, K] bool -> the figure, NaN where it is undefined"""
     maximize: bool
-    """whether more is better"""
+    """whether more is better, by which the best checkpoint is chosen"""
+    undefined: str = "it is undefined on this set"
+    """when it is NaN though the scores are finite, in words"""
 
 
 def evaluate(scores: np.ndarray, targets: np.ndarray, multi_label: bool) -> dict[str, float]:
@@ -80,12 +82,14 @@ def d_prime(scores: np.ndarray, has_label: np.ndarray) -> float:
     return float(2**0.5 * norm.ppf(np.clip(auc, AUC_MARGIN, 1 - AUC_MARGIN)))
 
 
+NO_LABEL = "no clip has a label"
+NO_PAIR = "no label is on some of the clips and not on all of them"
 METRICS: dict[str, Metric] = {
-    "accuracy": Metric(accuracy, maximize=True),
-    "balanced_accuracy": Metric(balanced_accuracy, maximize=True),
-    "mAP": Metric(mean_average_precision, maximize=True),
-    "macro_auc": Metric(macro_auc, maximize=True),
-    "d_prime": Metric(d_prime, maximize=True),
+    "accuracy": Metric(accuracy, maximize=True, undefined=NO_LABEL),
+    "balanced_accuracy": Metric(balanced_accuracy, maximize=True, undefined=NO_LABEL),
+    "mAP": Metric(mean_average_precision, maximize=True, undefined=NO_LABEL),
+    "macro_auc": Metric(macro_auc, maximize=True, undefined=NO_PAIR),
+    "d_prime": Metric(d_prime, maximize=True, undefined=NO_PAIR),
 }
 """What is logged of a validation, what `mae-ast evaluate` prints, and `mae-ast probe --json`."""
 

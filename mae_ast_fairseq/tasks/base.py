@@ -25,11 +25,13 @@ from mae_ast_fairseq.corpus.statistics import (
 from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn.normalization import InputNormalization
+from mae_ast_fairseq.tasks.best import METRIC, leave_out_nan, settle_direction
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     data_folders,
     is_first_process,
     is_training_command,
+    spare_fairseq_the_folders,
 )
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -48,6 +50,7 @@ class AudioTask(FairseqTask):
     def __init__(self, cfg: Any, from_checkpoint: bool = False):
         super().__init__(cfg)
         self._from_checkpoint = from_checkpoint
+        self._has_said_nan = False
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -66,7 +69,22 @@ class AudioTask(FairseqTask):
         """
         if is_training_command() and not (self._from_checkpoint or from_checkpoint):
             self._check_launch()
-        return super().build_criterion(cfg, from_checkpoint)
+        criterion = super().build_criterion(cfg, from_checkpoint)
+        self._directions = {**criterion.maximize, **self.maximize}
+        if not (self._from_checkpoint or from_checkpoint):
+            settle_direction(self.cfg._get_root(), self._directions)
+            spare_fairseq_the_folders(self.cfg._get_root())
+        return criterion
+
+    @property
+    @abstractmethod
+    def maximize(self) -> dict[str, bool]:
+        """Of the figures over a whole validation set that the task logs, whether more is better."""
+
+    @property
+    @abstractmethod
+    def undefined(self) -> dict[str, str]:
+        """Why some of them may be NaN, in words."""
 
     def _check_launch(self) -> None:
         self._folders()
@@ -79,7 +97,7 @@ class AudioTask(FairseqTask):
     def _folders(self, cfg: Any = None) -> list[Path]:
         """Return the folders of the data; raises ConfigError where one is not there."""
         cfg = cfg or self.cfg
-        if OmegaConf.is_missing(cfg, "data"):
+        if OmegaConf.is_missing(cfg, "data") or not cfg.data:
             raise ConfigError(
                 "task.data: nothing was given; expected the folder of train.tsv and valid.tsv; add task.data=/folder"
             )
@@ -123,6 +141,7 @@ class AudioTask(FairseqTask):
         **kwargs: Any,
     ) -> Any:
         """Batch a dataset; raises ConfigError where its longest crop does not fit into `max_tokens`."""
+        self._batched = dataset
         longest = int(dataset.sizes.max())
         if max_tokens is not None and max_tokens < longest:
             field_name = "max_tokens" if dataset.training else "max_tokens_valid"
@@ -177,6 +196,15 @@ class AudioTask(FairseqTask):
     @abstractmethod
     def keep_validated(self, sample: dict[str, Any], model: nn.Module, output: Any) -> None:
         """Keep of a batch of validation what is needed of the model's output."""
+
+    def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
+        """Keep a NaN out of the choice of the best checkpoint, which the first validation set makes; say so once."""
+        first = self._run_setting("dataset.valid_subset").split(",")[0]
+        message = leave_out_nan(self._run_setting(METRIC), stats, self._directions, self.undefined)
+        if message and self._batched is self.datasets.get(first) and not self._has_said_nan:
+            self._has_said_nan = True
+            if is_first_process():
+                logger.warning("%s: %s", self._batched.manifest.name, message)
 
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
         if sample["num_bad_files"] > 0:

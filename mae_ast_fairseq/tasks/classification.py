@@ -172,6 +172,16 @@ class MaeAstClassificationTask(AudioTask):
 
     # --- validation
 
+    @property
+    def maximize(self) -> dict[str, bool]:
+        """Of all METRICS, whether more is better."""
+        return {name: metric.maximize for name, metric in METRICS.items()}
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Say when a metric is NaN."""
+        return {name: metric.undefined for name, metric in METRICS.items()}
+
     @without_traceback
     def get_batch_iterator(self, dataset: LabelledAudioDataset, *args: Any, **kwargs: Any) -> Any:
         """Batch a dataset, which begins scores of its own."""

@@ -104,6 +104,16 @@ class MaeAstPretrainingTask(AudioTask):
 
     # --- validation
 
+    @property
+    def maximize(self) -> dict[str, bool]:
+        """Of the figures of tokens, whether more is better: of all."""
+        return dict.fromkeys(self._health.names, True)
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Say when a figure is NaN."""
+        return {"content_gain": "no batch holds two clips; raise dataset.max_tokens_valid or dataset.batch_size_valid"}
+
     @without_traceback
     def get_batch_iterator(self, dataset: MaskedAudioDataset, *args: Any, **kwargs: Any) -> Any:
         """Batch a dataset; one for validation begins figures of its own."""
@@ -137,6 +147,7 @@ class MaeAstPretrainingTask(AudioTask):
 
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
         """Warn, once in a run, where the encoder has collapsed; not before it had the time to learn."""
+        super().post_validate(model, stats, agg)
         figures = self._health.figures()
         gain = figures.get("content_gain")
         if gain is not None and math.isnan(gain) and math.isfinite(figures["token_spread"]):

@@ -167,7 +167,6 @@ def test_a_metric_is_added_by_an_entry_and_chooses_the_best_checkpoint(tones, tm
     monkeypatch.setitem(METRICS, "error_rate", Metric(error_rate, maximize=False))
     run = finetune(
         tones, *saving(tmp_path), "checkpoint.best_checkpoint_metric=error_rate", "optimization.max_update=1",
-        "checkpoint.maximize_best_checkpoint_metric=false",
     )  # fmt: skip
     (logged,) = run.logged["valid"]
     assert logged["error_rate"] == pytest.approx(1 - logged["accuracy"], abs=1e-5)

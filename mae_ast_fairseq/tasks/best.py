@@ -1,0 +1,97 @@
+"""Which checkpoint is the best: the direction of the metric that chooses it, and a metric that is NaN.
+
+fairseq asks for the metric and for its direction, and keeps the worst checkpoint where they do not fit. Here each
+metric has its direction, and fairseq's field follows from it.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from mae_ast_fairseq.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+METRIC = "checkpoint.best_checkpoint_metric"
+MAXIMIZE = "checkpoint.maximize_best_checkpoint_metric"
+MAXIMIZE_OF_SCHEDULE = "lr_scheduler.maximize_best_checkpoint_metric"
+"""A copy of it that the schedule reduce_lr_on_plateau has."""
+
+
+def settle_direction(run: DictConfig, directions: Mapping[str, bool]) -> None:
+    """Set in a run's config, in place, whether more of its metric is better.
+
+    Args:
+        run: the whole config; one without the fields is left as it is.
+        directions: of each figure that validations log, whether more is better.
+
+    Raises ConfigError where the metric is none of them, or a person gave the other direction.
+    """
+    name, given = OmegaConf.select(run, METRIC), OmegaConf.select(run, MAXIMIZE)
+    if name is None or given is None:
+        return
+    if name not in directions:
+        raise ConfigError(
+            f"{METRIC}: {name!r} is none of the figures that a validation gives; expected one of "
+            f"{', '.join(directions)}; correct it"
+        )
+    wanted = directions[name]
+    if given != wanted and (given or is_given(MAXIMIZE)):
+        raise ConfigError(
+            f"{MAXIMIZE}: {str(given).lower()} was given with {METRIC}={name}, of which {'more' if wanted else 'less'} "
+            f"is better; expected {str(wanted).lower()}; remove the field, which follows from the metric"
+        )
+    for key in (MAXIMIZE, MAXIMIZE_OF_SCHEDULE):
+        if OmegaConf.select(run, key) is not None:
+            OmegaConf.update(run, key, wanted)
+    logger.info("checkpoint_best.pt will be that of the %s %s", "highest" if wanted else "lowest", name)
+
+
+def is_given(key: str) -> bool:
+    """Return whether a field stands on the command line or in a file of the recipe, be it at fairseq's default.
+
+    Processes that fairseq itself starts, one a GPU, do not know and say False.
+    """
+    if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
+        return False
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    if any(override.lstrip("+").partition("=")[0] == key for override in overrides):
+        return True
+    loader = GlobalHydra.instance().config_loader()
+    recipe = loader.compute_defaults_list(
+        hydra.job.config_name, [*hydra.overrides.hydra, *overrides], RunMode.RUN
+    ).defaults
+    folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
+    files = [Path(folder, f"{part.config_path}.yaml") for part in recipe for folder in folders]
+    return any(OmegaConf.select(OmegaConf.load(file), key) is not None for file in files if file.is_file())
+
+
+def leave_out_nan(
+    name: str, stats: dict[str, Any], directions: Mapping[str, bool], reasons: Mapping[str, str]
+) -> Optional[str]:
+    """Take a metric that is NaN out of what a validation gave; return what is to be said of it, None where it is not.
+
+    fairseq would take it for the best, forget the best before it, and count every later one as no better.
+
+    Args:
+        name: the metric that chooses the best checkpoint.
+        stats: what the validation gave, by name.
+        directions: the figures that could choose it.
+        reasons: why figures may be undefined, by name.
+    """
+    if not math.isnan(stats[name]):
+        return None
+    stats[name] = None
+    numbers = {other: float(stats[other]) for other in directions if stats.get(other) is not None}
+    finite = [other for other, value in numbers.items() if math.isfinite(value)]
+    reason = reasons.get(name, "it is undefined on this set") if "loss" in finite else "as the loss: the model diverged"
+    remedy = f"expected a number; finite are {', '.join(finite)}" if finite else "no figure is finite; lower the rate"
+    return f"{METRIC}: {name} is NaN ({reason}), so that no checkpoint can be the best by it; {remedy}"
