@@ -72,10 +72,7 @@ def spare_fairseq_the_folders(run: DictConfig) -> None:
 def _remark_on_separator(data: Any) -> str:
     if _is_list(data) or os.pathsep not in str(data):
         return ""
-    return (
-        f" ({os.pathsep!r} separates several folders; to have one in a folder's name, give a list: "
-        f"'task.data=[{data}]')"
-    )
+    return f" ({os.pathsep!r} separates folders; where one is in a name, give a list, as in 'task.data=[/a:b,/c]')"
 
 
 def _is_list(value: Any) -> bool:

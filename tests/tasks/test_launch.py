@@ -61,7 +61,7 @@ def test_where_a_colon_separates_the_message_says_so_and_names_the_list(dated, t
         data_folders(f"{dated}:{tmp_path}")
     with pytest.raises(ConfigError) as caught:
         data_folders([str(tmp_path / "gone")])
-    assert "several folders" not in str(caught.value)
+    assert "separates folders" not in str(caught.value)
 
 
 def test_weights_are_one_fraction_a_folder():
