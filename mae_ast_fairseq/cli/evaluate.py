@@ -10,12 +10,13 @@ from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import at_least
 from mae_ast_fairseq.cli.model import without_nan
-from mae_ast_fairseq.cli.predict import EXIT_BROKEN_FILES, add_classifier_arguments, classify, open_classifier
+from mae_ast_fairseq.cli.predict import add_classifier_arguments, classify, open_classifier
 from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.evaluation.scores import CONFIDENCE, bootstrap, class_metrics, confusion
+from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.rng import Stream, generator
 
 EXAMPLE = "mae-ast evaluate checkpoints/checkpoint_best.pt --data manifests/digits --split test"
@@ -38,17 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Classify the split's clips and print their scores; 1 where some clips are broken, which are left out."""
+    """Classify the split's clips and print their scores; 1 where some are broken, and left out, 2 where all are."""
     fields, model = open_classifier(args)
     if args.confusion is not None:
         plots.check_confusion(args.confusion, fields.multi_label)
     manifest = read_manifest(args.data / f"{args.split}.tsv")
     vocabulary = Vocabulary(tuple(fields.labels))
     labels = read_labels(args.data / f"{args.split}.lbl", vocabulary, len(manifest), fields.multi_label)
-    broken: list[dict[str, str]] = []
-    found = {row: mean for row, mean, _ in classify(args, model, manifest, args.window, broken)}
-    if not found:
-        raise AudioError(f"{manifest.name}: none of its {len(manifest)} clips can be read; expected some; see above")
+    broken = BrokenFiles("evaluate", manifest)
+    found = {row: mean for row, mean, _ in classify(args, model, args.window, broken)}
+    code = broken.exit_code(len(found))
     scores, targets = np.stack(list(found.values())), labels.targets(list(found))
     if not np.isfinite(scores).all():
         raise ConfigError(
@@ -72,11 +72,11 @@ def run(args: argparse.Namespace) -> int:
             "confidence": CONFIDENCE,
             "metrics": {name: estimate._asdict() for name, estimate in estimates.items()},
             "classes": [{"label": name, **values} for name, values in zip(fields.labels, classes, strict=True)],
-            "broken": broken,
+            "broken": broken.as_json(),
         }
     )
     print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
-    return EXIT_BROKEN_FILES if broken else 0
+    return code
 
 
 def _as_table(summary: dict[str, Any]) -> str:

@@ -36,7 +36,7 @@ from mae_ast_fairseq.inference.extract import (
     write_record,
 )
 from mae_ast_fairseq.inference.features import Job
-from mae_ast_fairseq.inference.loading import NUM_WORKERS, FileList
+from mae_ast_fairseq.inference.loading import NUM_WORKERS, BrokenFiles, FileList
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, READOUTS, check_readout, layer_numbers, parse_layers, readout_width
 
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Extract, print what was done; 1 where clips had to be left without features."""
+    """Extract, print what was done; 1 where clips had to be left without features, 2 where all had."""
     if args.shard >= args.num_shards:
         raise ConfigError(f"--shard {args.shard} --num-shards {args.num_shards}: expected a shard from 0 to one below")
     args.format = args.format or ("npy" if args.paths else "hubert")
@@ -115,11 +115,14 @@ def run(args: argparse.Namespace) -> int:
     if args.overwrite:
         for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
             path.unlink(missing_ok=True)
-    bad = begin_record(record, settings, store.paths)
+    broken = BrokenFiles("extract", clips)
+    before = begin_record(record, settings, store.paths)
     begin, new = time.monotonic(), _job(args, model, clips, store.todo())
-    if not all(path.exists() for path in store.paths):
-        bad = _extract(args, model, new, store, record)
-    write_record(record, settings, bad)
+    if all(path.exists() for path in store.paths):
+        broken.reasons.update(before)
+    else:
+        _extract(args, model, new, store, broken, record)
+    write_record(record, settings, broken.reasons)
     summary = {
         "checkpoint": str(args.checkpoint),
         "out": str(args.out),
@@ -127,11 +130,12 @@ def run(args: argparse.Namespace) -> int:
         "files": list(map(str, store.paths)) if args.format == "hubert" else [],
         "layer": args.layer,
         "width": _width(args, model),
-        **_counts(job, new, bad, time.monotonic() - begin),
-        "bad": [{"file": clips.path(row), "reason": reason} for row, reason in sorted(bad.items())],
+        **_counts(job, new, broken.reasons, time.monotonic() - begin),
+        "broken": broken.as_json(),
     }
+    code = broken.exit_code(len(job.rows) - len(broken.reasons))
     print(json.dumps(summary, indent=2) if args.json else _as_text(summary))
-    return 1 if bad else 0
+    return code
 
 
 def _width(args: argparse.Namespace, model: SpectrogramEncoder) -> int:
@@ -183,8 +187,8 @@ def _hash_of(path: Path) -> str:
 
 
 def _extract(
-    args: argparse.Namespace, model: SpectrogramEncoder, job: Job, store: Store, record: Path
-) -> dict[int, str]:
+    args: argparse.Namespace, model: SpectrogramEncoder, job: Job, store: Store, broken: BrokenFiles, record: Path
+) -> None:
     """Extract what is not done; raises ConfigError where the disk is full, before hours of work where that is seen."""
     num_layers = len(layer_numbers("--layer", args.layers, model.num_layers))
     num_vectors = len(job.rows) if args.readout else int(job.num_tokens.sum())
@@ -192,7 +196,7 @@ def _extract(
     try:
         if num_bytes > shutil.disk_usage(args.out).free:
             raise OSError(errno.ENOSPC, f"no room for {num_bytes:,} bytes")
-        return extract(model, job, store, args.layers, [args.readout] if args.readout else [])
+        extract(model, job, store, broken, args.layers, [args.readout] if args.readout else [])
     except AudioError:
         record.unlink()
         raise
@@ -224,7 +228,7 @@ def _as_text(summary: dict[str, Any]) -> str:
     ]
     if summary["num_chunks_resumed"]:
         lines.append(f"{summary['num_chunks_resumed']:,} of {summary['num_chunks']:,} chunks were done before")
-    if summary["bad"]:
-        lines.append(f"{len(summary['bad']):,} clips have no features")
+    if summary["broken"]:
+        lines.append(f"{len(summary['broken']):,} clips have no features")
     where = f"{len(summary['files'])} arrays and their .len" if summary["files"] else "one .npy a clip"
     return "\n".join([*lines, f"{where} in {summary['out']}"])

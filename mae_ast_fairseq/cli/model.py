@@ -2,7 +2,7 @@
 
 import argparse
 import math
-import sys
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,22 +93,29 @@ def read_clips(args: argparse.Namespace) -> Manifest | FileList:
         raise ConfigError(f"{found} given; expected one of them: name files or folders, or a manifest")
     if args.manifest is not None:
         return read_manifest(args.manifest)
-    return FileList([file for path in args.paths for file in _files(path)])
+    files = dict(entry for path in args.paths for entry in _files(path))
+    return FileList(list(files), {path: fault for path, fault in files.items() if fault})
 
 
-def _files(path: str) -> Iterator[str]:
-    """Yield a file, or those in a folder or archive sorted by their paths."""
-    is_folder = Path(path).is_dir()
+def _files(path: str) -> Iterator[tuple[str, str]]:
+    """Yield a file, or those in a folder or archive sorted by their paths, each with what is wrong with it, if known.
+
+    A folder or archive without any audio is a broken file itself.
+    """
+    is_folder = os.path.isdir(path)  # noqa: PTH112 never raises
     if not is_folder and Path(path).suffix.lower() != ".zip":
-        yield path
+        yield path, ""
         return
-    source = find_source(path)
-    if not source.names:
-        raise ConfigError(f"{path}: there is no audio file in it; expected some; name another folder")
-    for rejected in source.rejected:
-        print(f"{rejected.relative_path}: left out: {rejected.reason}", file=sys.stderr)
+    try:
+        source = find_source(path)
+    except ConfigError as error:
+        yield path, str(error).removeprefix(f"{path}: ")
+        return
     root = Path(path) if is_folder else source.root
-    yield from (str(root / name) for name in source.names)
+    if not source.names and not source.rejected:
+        yield path, "there is no audio file in it; expected some; name another folder"
+    yield from ((f"{path}/{rejected.relative_path}", rejected.reason) for rejected in source.rejected)
+    yield from ((str(root / name), "") for name in source.names)
 
 
 def long_enough(name: str | Path, num_samples: np.ndarray, grid: TokenGrid) -> np.ndarray:

@@ -4,7 +4,6 @@ import argparse
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +26,7 @@ from mae_ast_fairseq.cli.model import (
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.files import atomic_write, prepare_folder
-from mae_ast_fairseq.inference.loading import ClipList
+from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.inference.predict import Prediction, predict
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE, num_frames
@@ -35,7 +34,6 @@ from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
 EXAMPLE = "mae-ast predict checkpoints/checkpoint_best.pt recordings/ --top 3"
 
-EXIT_BROKEN_FILES = 1
 COLUMNS = ("file", "part", "start", "end", "rank", "label", "probability")
 
 
@@ -65,20 +63,21 @@ def add_classifier_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Classify the files and print a row for each, or each window; 1 where some files are broken."""
+    """Classify the files and print a row for each, or each window; 1 where some files are broken, 2 where all are."""
     _check_arguments(args)
     fields, model = open_classifier(args)
     clips = read_clips(args)
-    broken: list[dict[str, str]] = []
+    broken = BrokenFiles("predict", clips)
     files = [
         _describe(clips.path(row), mean, predictions, fields.labels, args.top)
-        for row, mean, predictions in classify(args, model, clips, args.hop or args.window, broken)
+        for row, mean, predictions in classify(args, model, args.hop or args.window, broken)
     ]
+    code = broken.exit_code(len(files))
     if args.csv is not None:
         _write_csv(args.csv, files)
-    summary = {"checkpoint": str(args.checkpoint), "multi_label": fields.multi_label, "files": files, "broken": broken}
-    print(json.dumps(summary, indent=2) if args.json else _as_table(files))
-    return EXIT_BROKEN_FILES if broken else 0
+    summary = {"checkpoint": str(args.checkpoint), "multi_label": fields.multi_label, "files": files}
+    print(json.dumps(summary | {"broken": broken.as_json()}, indent=2) if args.json else _as_table(files))
+    return code
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -116,21 +115,19 @@ def open_classifier(args: argparse.Namespace) -> tuple[ClassifierFields, AudioCl
 
 
 def classify(
-    args: argparse.Namespace, model: AudioClassifier, clips: ClipList, hop: float, broken: list[dict[str, str]]
+    args: argparse.Namespace, model: AudioClassifier, hop: float, broken: BrokenFiles
 ) -> Iterator[tuple[int, np.ndarray, list[Prediction]]]:
     """Yield each good clip's row, mean probabilities [K], and predictions of its windows, every `hop` seconds.
 
-    Of the others it says on stderr why they cannot be used, and appends it to `broken`.
+    The clips are those of `broken`, which takes in the others and what is wrong with them.
     """
     window_samples, hop_samples = (max(1, round(length * SAMPLE_RATE)) for length in (args.window, hop))
-    predictions = predict(model, clips, window_samples=window_samples, hop_samples=hop_samples)
-    progress = tqdm(predictions, total=len(clips), unit=" clips", disable=None)
-    for row, result in enumerate(progress):
+    predictions = predict(model, broken.clips, window_samples=window_samples, hop_samples=hop_samples)
+    for row, result in enumerate(tqdm(predictions, total=len(broken.clips), unit=" clips", disable=None)):
         if isinstance(result, AudioError):
-            progress.clear()
-            print(f"mae-ast {args.command}: {result}", file=sys.stderr)
-            broken.append({"file": clips.path(row), "reason": str(result)})
+            broken.add(row, result)
         else:
+            broken.show()
             yield row, np.mean([prediction.probabilities for prediction in result], axis=0), result
 
 
@@ -176,8 +173,6 @@ def _write_csv(path: Path, files: Sequence[dict[str, Any]]) -> None:
 
 
 def _as_table(files: Sequence[dict[str, Any]]) -> str:
-    if not files:
-        return "no file could be classified"
     rows = []
     for name, kind, part in _parts(files):
         shown = [f"{entry['label']} {entry['probability']:.3f}" for entry in part["labels"]]

@@ -105,7 +105,10 @@ class Outcome(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the data, extract features once, probe them by every seed and split, print the table."""
+    """Read the data, extract features once, probe them by every seed and split, print the table.
+
+    Returns 1 where some clips are broken, which are left out with their labels, 2 where all are.
+    """
     placement = check_device_arguments(args)
     _check_arguments(args)
     checkpoint = open_checkpoint(args)
@@ -114,15 +117,21 @@ def run(args: argparse.Namespace) -> int:
     if args.readout != ALL:
         check_readout("--readout", args.readout, grid.rows)
     clips = read_clips(args, grid)
+    trained = _extract(args, build_model(checkpoint), clips, placement)
+    if clips.broken.reasons:
+        code = clips.broken.exit_code(len(next(iter(trained.values()))))
+        clips = read_clips(args, grid, clips.broken.reasons)
+    else:
+        code = 0
     outcomes: dict[Row, list[Outcome]] = {}
-    for name, seeds, readouts in _feature_sets(args, checkpoint, clips, placement):
+    for name, seeds, readouts in _feature_sets(args, checkpoint, clips, trained, placement):
         for row, outcome in _probe(args, clips, name, seeds, readouts, layers):
             outcomes.setdefault(row, []).append(outcome)
     summary = _summarize(args, clips, outcomes)
     if args.confusion is not None:
         _draw_confusion(args, clips.data, outcomes)
     print(json.dumps(summary, indent=2) if args.json else _as_table(summary, METRICS[args.multi_label]))
-    return 0
+    return code
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -153,21 +162,32 @@ def _layers(layer: str, num_layers: int) -> tuple[list[str], list[str]]:
     return [name], [LAST if layer == LAST else name]
 
 
+def _extract(
+    args: argparse.Namespace,
+    model: SpectrogramEncoder,
+    clips: LabelledClips,
+    placement: tuple[torch.device, torch.dtype],
+) -> dict[str, np.ndarray]:
+    """Return features [N, layers, D] by readout, without those of clips that prove broken."""
+    names = possible_readouts(model.grid.rows) if args.readout == ALL else [args.readout]
+    how = {"max_seconds": args.max_seconds, "rows": clips.rows, "broken": clips.broken}
+    return clip_features(model.to(*placement), clips.manifest, names, **how)
+
+
 def _feature_sets(
-    args: argparse.Namespace, checkpoint: Checkpoint, clips: LabelledClips, placement: tuple[torch.device, torch.dtype]
+    args: argparse.Namespace,
+    checkpoint: Checkpoint,
+    clips: LabelledClips,
+    trained: dict[str, np.ndarray],
+    placement: tuple[torch.device, torch.dtype],
 ) -> Iterator[tuple[str, Sequence[int], dict[str, np.ndarray]]]:
-    """Yield (name, seeds that use it, [N, D, C] by readout): one set at a time is held."""
-
-    def extract(model: SpectrogramEncoder) -> dict[str, np.ndarray]:
-        names = possible_readouts(model.grid.rows) if args.readout == ALL else [args.readout]
-        return clip_features(model.to(*placement), clips.manifest, names, max_seconds=args.max_seconds, rows=clips.rows)
-
-    yield TRAINED, args.seeds, extract(build_model(checkpoint))
+    """Yield (name, seeds that use it, [N, D, C] by readout): one set beside the `trained` one is held."""
+    yield TRAINED, args.seeds, trained
     if not args.no_baselines:
         log_mel = probes.log_mel_readouts(clips.manifest, clips.rows, checkpoint.feature_dim, args.max_seconds)
         yield LOG_MEL, args.seeds, log_mel
         for number in args.seeds:
-            yield RANDOM, [number], extract(build_untrained(checkpoint, number))
+            yield RANDOM, [number], _extract(args, build_untrained(checkpoint, number), clips, placement)
 
 
 def _probe(
@@ -234,6 +254,7 @@ def _summarize(args: argparse.Namespace, clips: LabelledClips, outcomes: dict[Ro
         "seeds": args.seeds,
         "deviation_over": "seeds" if len(args.seeds) > 1 else "tests" if len(tested) > 1 else None,
         "results": results,
+        "broken": clips.broken.as_json(),
     }
 
 

@@ -23,12 +23,11 @@ from mae_ast_fairseq.cli.model import (
     read_clips,
 )
 from mae_ast_fairseq.config.pretraining import MaskingFields
-from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.files import prepare_folder
-from mae_ast_fairseq.inference.loading import FileList, load_part, unusable
+from mae_ast_fairseq.inference.loading import BrokenFiles, load_part, unusable
 from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
@@ -69,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Choose the clips, reconstruct and draw each, print the scores."""
+    """Choose the clips, reconstruct and draw each, print the scores; 1 where some are broken, 2 where all are."""
     placement = check_device_arguments(args)
     plots.require_matplotlib()
     clips = read_clips(args)
@@ -78,18 +77,21 @@ def run(args: argparse.Namespace) -> int:
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
     num_samples = np.minimum(clips.num_samples_at_16k, round(args.max_seconds * fbank.SAMPLE_RATE))
     rows = _draw_rows(args, num_samples, grid) if args.manifest else range(len(clips))
-    waveforms = [_load(clips, row, int(num_samples[row]), grid) for row in rows]  # before anything is written
+    broken = BrokenFiles("reconstruct", clips)
+    waveforms = {row: wave for row in rows if (wave := _load(broken, row, int(num_samples[row]), grid)) is not None}
+    code = broken.exit_code(len(waveforms))  # before anything is written
     model = build_untrained(checkpoint, args.seed) if args.untrained else build_model(checkpoint)
     model = cast(MaskedPredictor, model.to(*placement))
     prepare_folder("--out", args.out)
 
     weights = _weights(checkpoint, args.untrained)
     results = []
-    progress = tqdm(zip(rows, waveforms, strict=True), total=len(rows), unit=" clips", disable=None)
-    for number, (row, waveform) in enumerate(progress, start=1):
+    for number, (row, waveform) in enumerate(tqdm(waveforms.items(), unit=" clips", disable=None), start=1):
         frames = fbank.log_mel(torch.from_numpy(waveform), num_mel_bins=grid.feature_dim)
-        # The stream, epoch and index of validation: with the run's seed and whole clips, its very masks.
-        result = reconstruct(model, frames, masking, generator(args.seed, Stream.MASK, epoch=0, index=row))
+        # The stream, epoch and index of validation: with the run's seed and whole clips, its very masks. A list of
+        # files has no validation: there a broken one changes nothing for the others.
+        index = row if args.manifest else number - 1
+        result = reconstruct(model, frames, masking, generator(args.seed, Stream.MASK, epoch=0, index=index))
         path = Path(clips.path(row))
         picture = args.out / f"{number:02}_{path.stem[:MAX_STEM]}{'_untrained' if args.untrained else ''}.png"
         _draw(picture, path.name, result, weights)
@@ -105,9 +107,10 @@ def run(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "clips": results,
         "mean": {score: sum(result[score] for result in results) / len(results) for score in SCORES},
+        "broken": broken.as_json(),
     }
     print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
-    return 0
+    return code
 
 
 def _masking(args: argparse.Namespace, checkpoint: Checkpoint) -> Masking:
@@ -133,9 +136,12 @@ def _masking(args: argparse.Namespace, checkpoint: Checkpoint) -> Masking:
 def _draw_rows(args: argparse.Namespace, num_samples: np.ndarray, grid: TokenGrid) -> list[int]:
     """Draw as many clips of the manifest as `--clips` says, by rising length, each from one of as many equal parts.
 
-    The parts are of all audio, `num_samples` [N] at 16 kHz of each clip. Raises AudioError where no clip is usable.
+    The parts are of all audio, `num_samples` [N] at 16 kHz of each clip; those too short for the model are only drawn
+    where all clips are. Raises AudioError where no clip is usable.
     """
     rows = long_enough(args.manifest, num_samples, grid)
+    if args.clips >= len(num_samples):
+        return np.argsort(num_samples, kind="stable").tolist()
     rows = rows[np.argsort(num_samples[rows], kind="stable")]
     count = min(args.clips, len(rows))
     audio = num_samples[rows].cumsum()
@@ -147,13 +153,15 @@ def _draw_rows(args: argparse.Namespace, num_samples: np.ndarray, grid: TokenGri
     return rows[places].tolist()
 
 
-def _load(clips: Manifest | FileList, row: int, num_samples: int, grid: TokenGrid) -> np.ndarray:
-    """Decode a clip's start, [S] at 16 kHz; raises AudioError, also for one of too few tokens."""
+def _load(broken: BrokenFiles, row: int, num_samples: int, grid: TokenGrid) -> np.ndarray | None:
+    """Decode a clip's start, [S] at 16 kHz; None for a broken one or one of too few tokens, which `broken` takes in."""
     if grid.num_tokens(fbank.num_frames(num_samples)) < MIN_TOKENS:
-        raise unusable(clips, row, num_samples, grid, MIN_TOKENS)
-    waveform = load_part(clips, row, 0, num_samples)
+        waveform: np.ndarray | AudioError = unusable(broken.clips, row, num_samples, grid, MIN_TOKENS)
+    else:
+        waveform = load_part(broken.clips, row, 0, num_samples)
     if isinstance(waveform, AudioError):
-        raise waveform
+        broken.add(row, waveform)
+        return None
     return waveform
 
 

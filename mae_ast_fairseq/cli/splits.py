@@ -2,11 +2,11 @@
 
 import argparse
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -19,12 +19,15 @@ from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import splits
 from mae_ast_fairseq.evaluation.splits import ProbeData, Split
+from mae_ast_fairseq.inference.loading import BrokenFiles, unusable
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 
+NO_REASONS: Mapping[int, str] = MappingProxyType({})
+
 
 class LabelledClips(NamedTuple):
-    """The labelled clips of all splits, one after another, without those too short for the model."""
+    """The labelled clips of all splits, one after another, without those that are broken."""
 
     manifest: Manifest | ConcatManifest
     rows: list[int]
@@ -33,6 +36,8 @@ class LabelledClips(NamedTuple):
     """of those rows"""
     splits: dict[int, list[Split]]
     """of the N clips, by seed"""
+    broken: BrokenFiles
+    """those too short for the model, and what was given to `read_clips`"""
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +82,10 @@ def _group_pattern(text: str) -> re.Pattern[str]:
     )
 
 
-def read_clips(args: argparse.Namespace, grid: TokenGrid) -> LabelledClips:
-    """Read and split the clips wanted for each of `args.seeds`; leave out what is too short for the model, and say so.
+def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, str] = NO_REASONS) -> LabelledClips:
+    """Read and split the clips wanted for each of `args.seeds`; leave out what is too short for the model.
+
+    reasons: of rows that are broken, and left out with their labels before anything is divided.
 
     Raises ManifestError, AudioError, or ConfigError for splits that cannot be made.
     """
@@ -99,7 +106,9 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid) -> LabelledClips:
     )
     groups = _groups(args, manifests)
     manifest = join(manifests)
-    rows = _long_enough(manifest, grid, args.max_seconds)
+    broken = BrokenFiles("probe", manifest)
+    broken.reasons.update(reasons)
+    rows = np.setdiff1d(_long_enough(broken, grid, args.max_seconds), list(reasons))
     targets = labels.targets(rows) > 0  # [N, K]
     if np.count_nonzero(targets.any(0)) < 2:
         raise ConfigError(
@@ -112,7 +121,7 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid) -> LabelledClips:
     )
     parts = np.repeat(np.arange(len(manifests)), list(map(len, manifests)))[rows]
     found = {seed: _split(args, data, parts, seed) for seed in args.seeds}
-    return LabelledClips(manifest, rows.tolist(), data, found)
+    return LabelledClips(manifest, rows.tolist(), data, found, broken)
 
 
 def _given_splits(args: argparse.Namespace) -> list[str]:
@@ -158,19 +167,15 @@ def _group_of(manifest: Manifest, row: int, pattern: re.Pattern[str]) -> str:
     return found[1]
 
 
-def _long_enough(manifest: Manifest | ConcatManifest, grid: TokenGrid, max_seconds: float | None) -> np.ndarray:
-    """Return the rows of clips that are long enough, and say how many are not."""
+def _long_enough(broken: BrokenFiles, grid: TokenGrid, max_seconds: float | None) -> np.ndarray:
+    """Return the rows of clips that are long enough; `broken` takes in the others."""
+    manifest = cast(Manifest | ConcatManifest, broken.clips)
     num_samples = manifest.num_samples_at_16k
     if max_seconds is not None:
         num_samples = np.minimum(num_samples, round(max_seconds * SAMPLE_RATE))
     rows = long_enough(manifest.name, num_samples, grid)
-    left_out = np.setdiff1d(np.arange(len(manifest)), rows)
-    if len(left_out):
-        print(
-            f"left out {len(left_out)} of {len(manifest)} clips, which have fewer than {MIN_TOKENS} tokens of the "
-            f"model; the first: {manifest.path(int(left_out[0]))}",
-            file=sys.stderr,
-        )
+    for row in np.setdiff1d(np.arange(len(manifest)), rows).tolist():
+        broken.add(row, unusable(manifest, row, int(num_samples[row]), grid, MIN_TOKENS))
     return rows
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure each manifest, write the file, print a row for each and one for all."""
+    """Measure each manifest, write the file, print a row for each and one for all; 1 where clips are broken."""
     import torch  # takes seconds to load, for which a look at the help should not wait
 
     from mae_ast_fairseq.corpus import statistics
+    from mae_ast_fairseq.inference.loading import BrokenFiles
 
     out = _out(args.out, args.manifests)
     torch.set_num_threads(1)  # clip by clip, more only wait for each other; and the last bits would depend on them
-    measurements, parts = [], []
+    measurements, parts, reports = [], [], []
     for manifest in [read_manifest(path) for path in args.manifests]:
         measured = statistics.measure_manifest(
             manifest,
@@ -66,16 +66,17 @@ def run(args: argparse.Namespace) -> int:
             feature_dim=args.bands,
             max_sample_size=round(args.max_seconds * SAMPLE_RATE),
         )
-        for reason in measured.broken:
-            print(f"skipped {reason}", file=sys.stderr)
+        reports.append(BrokenFiles("stats", manifest))
+        reports[-1].reasons.update(measured.broken)
         measurements.append(measured)
         more = {"num_usable_frames": measured.num_usable_frames, "num_broken": len(measured.broken)}
         parts.append({"path": manifest.name, **statistics.as_json(measured), **more})
     summary = statistics.as_json(statistics.pool_measurements(measurements))
     summary |= {"manifests": parts, "seed": args.seed, "max_seconds": args.max_seconds}
+    summary["broken"] = [broken for report in reports for broken in report.as_json()]
     statistics.write_statistics(out, summary)
     print(json.dumps(summary, indent=2) if args.json else f"{_as_table(summary)}\nwritten to {out}")
-    return 0
+    return max(report.exit_code(measured.num_clips) for report, measured in zip(reports, measurements, strict=True))
 
 
 def _out(out: Path | None, manifests: Sequence[Path]) -> Path:

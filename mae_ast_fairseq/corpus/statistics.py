@@ -44,8 +44,8 @@ class Measurement(NamedTuple):
     feature_dim: int
     num_usable_frames: int
     """of all the manifest's clips, as training crops them: the manifest's weight beside others"""
-    broken: list[str]
-    """`file:line: why`, of the clips that were drawn and could not be read"""
+    broken: dict[int, str]
+    """by row, `file:line: why`: clips too short for training, and those drawn that could not be read"""
 
 
 def pool(statistics: Sequence[Statistics], weights: Sequence[float]) -> Statistics:
@@ -89,21 +89,24 @@ def measure_manifest(
     rows = usable[sample_rows(len(usable), num_clips, generator(seed, Stream.STATISTICS))]
     measured: list[Statistics] = []
     weights: list[int] = []
-    broken: list[str] = []
+    broken = {
+        row: f"{manifest.where(row)}: {manifest.path(row)}: it has {num_frames[row]} frames of 10 ms; expected at "
+        f"least {MIN_FRAMES}, which training takes; leave it out"
+        for row in np.flatnonzero(num_frames < MIN_FRAMES).tolist()
+    }
     for row in tqdm(rows.tolist(), unit=" clips", desc="measuring", disable=None):
         try:
             waveform = torch.from_numpy(load_row(manifest, row, num_samples=max_sample_size))
             frames = fbank.log_mel(waveform, num_mel_bins=feature_dim)
         except AudioError as error:
-            broken.append(f"{manifest.where(row)}: {error}")
+            broken[row] = f"{manifest.where(row)}: {error}"
             continue
         measured.append(measure_clip(frames.numpy()))
         weights.append(len(frames))
     if not measured:
-        reason = f"the first drawn: {broken[0]}" if broken else f"all are shorter than {MIN_FRAMES} frames of 10 ms"
         raise AudioError(
-            f"{manifest.name}: none of its {len(manifest)} clips can be measured ({reason}); expected audio; "
-            "see what is wrong with `mae-ast check`"
+            f"{manifest.name}: none of its {len(manifest)} clips can be measured (the first: {broken[min(broken)]}); "
+            "expected audio; see what is wrong with `mae-ast check`"
         )
     num_usable = int(num_frames[usable].sum())
     return Measurement(pool(measured, weights), len(measured), sum(weights), feature_dim, num_usable, broken)
@@ -118,7 +121,7 @@ def pool_measurements(parts: Sequence[Measurement]) -> Measurement:
         sum(part.num_frames for part in parts),
         parts[0].feature_dim,
         sum(weights),
-        [reason for part in parts for reason in part.broken],
+        {},  # whose rows are those of one manifest
     )
 
 

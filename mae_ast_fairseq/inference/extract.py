@@ -3,7 +3,6 @@
 import json
 import math
 import posixpath
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from glob import escape
@@ -19,11 +18,11 @@ from mae_ast_fairseq.data.archive import parse
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import atomic_write
 from mae_ast_fairseq.inference.features import Job, encode_clips
+from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, Layers
 
 FLOAT32 = np.dtype("<f4")
-MAX_SHOWN = 20  # bad clips that are named on stderr
 _REMEDY = "choose another folder, or pass --overwrite to start anew"
 
 
@@ -128,29 +127,31 @@ def _write_tokens(stream: BinaryIO, begin: int, first: int, values: np.ndarray) 
 
 
 def extract(
-    model: SpectrogramEncoder, job: Job, store: Store, layers: Layers = LAST, readouts: Sequence[str] = ()
-) -> dict[int, str]:
+    model: SpectrogramEncoder,
+    job: Job,
+    store: Store,
+    broken: BrokenFiles,
+    layers: Layers = LAST,
+    readouts: Sequence[str] = (),
+) -> None:
     """Encode the clips of a job into a store, in their order.
 
-    Returns the rows of clips without features, those that cannot be read or are too short, and why; the first ones are
-    named on stderr. Raises AudioError, and leaves nothing, where no clip at all has features.
+    `broken` takes in the clips without features, those that cannot be read or are too short. Raises AudioError, and
+    leaves nothing, where no clip at all has features.
     """
-    bad: dict[int, str] = {}
+    num_good = 0
     clips = encode_clips(model, job, layers, readouts)
     with store.open(), tqdm(total=len(job.rows), unit=" clips", desc="encoding", disable=None) as bar:
         for row, parts in zip(job.rows, clips, strict=True):
             try:
                 store.write(row, parts)
+                broken.show()
+                num_good += 1
             except AudioError as error:
-                bad[row] = str(error)
-                if len(bad) <= MAX_SHOWN:
-                    tqdm.write(f"no features: {error}", file=sys.stderr)
+                broken.add(row, error)
             bar.update()
-        if bad and len(bad) == len(job.rows) and not any(path.exists() for path in store.paths):
-            raise AudioError(f"none of the {len(bad)} clips has features; the first: {next(iter(bad.values()))}")
-    if len(bad) > MAX_SHOWN:
-        print("no features: more clips, all named in the JSON file beside the features", file=sys.stderr)
-    return bad
+        if not any(path.exists() for path in store.paths):
+            broken.require_good(num_good)  # inside, so that a store of nothing takes no place
 
 
 def write_record(path: Path, settings: Mapping[str, Any], bad: Mapping[int, str]) -> None:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, Chunks, plan_batches, plan_chunks, tokens_of
-from mae_ast_fairseq.inference.loading import NUM_WORKERS, load_ahead, load_part, unusable
+from mae_ast_fairseq.inference.loading import NUM_WORKERS, BrokenFiles, load_ahead, load_part, unusable
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import (
@@ -171,6 +171,7 @@ def clip_features(
     layers: Layers = ALL,
     max_seconds: Optional[float] = None,
     rows: Optional[Sequence[int]] = None,
+    broken: Optional[BrokenFiles] = None,
 ) -> dict[str, np.ndarray]:
     """Read layers out over the tokens of each clip, on the model's device and in its precision.
 
@@ -180,12 +181,13 @@ def clip_features(
         readouts: keys of READOUTS.
         layers: which are read out; LAST takes the least memory.
         rows: which of the clips; None: all of them.
+        broken: takes in the clips that cannot be read or are too short for one token, which are left out then.
 
     Returns:
         By readout float32 [clips, layers, D]; ALL layers as `extract_features` gives them with `output_layer` 1 to N.
 
     Raises:
-        AudioError: a clip that cannot be read or is too short for one token.
+        AudioError: a broken clip where there is no `broken`.
         ConfigError: a readout that the model's tokens do not have.
     """
     model.eval()
@@ -200,6 +202,13 @@ def clip_features(
     num_layers = len(layer_numbers("layers", layers, model.num_layers))
     values = np.empty((len(rows), num_layers, ends[-1]), dtype=np.float32)
     encoded = encode_clips(model, job, layers, readouts)
-    for place, parts in enumerate(tqdm(encoded, total=len(values), unit=" clips", disable=None)):
-        values[place] = next(parts)[:, 0]
-    return dict(zip(readouts, np.split(values, ends[:-1], axis=-1), strict=True))
+    num_good = 0
+    for row, parts in zip(rows, tqdm(encoded, total=len(values), unit=" clips", disable=None), strict=True):
+        try:
+            values[num_good] = next(parts)[:, 0]
+            num_good += 1
+        except AudioError as error:
+            if broken is None:
+                raise
+            broken.add(row, error)
+    return dict(zip(readouts, np.split(values[:num_good], ends[:-1], axis=-1), strict=True))

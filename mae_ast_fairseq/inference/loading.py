@@ -1,15 +1,19 @@
 """The clips that a model is run on, decoded in threads, some batches ahead of it, so that it does not wait."""
 
 import os
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import numpy as np
+from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.scan import probe
-from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList, load_row, samples_at_16k
+from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList, decoding_fault, load_row, samples_at_16k
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.nn import fbank
@@ -17,6 +21,10 @@ from mae_ast_fairseq.nn.tokens import TokenGrid
 
 BATCHES_AHEAD = 3
 NUM_WORKERS = 2
+MAX_SHOWN = 20  # broken files that are named on stderr
+
+EXIT_BROKEN_FILES = 1
+NO_FAULTS: Mapping[str, str] = MappingProxyType({})
 
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
@@ -28,9 +36,10 @@ class FileList:
     Args:
         paths: at least one; `archive.zip:offset:length` is understood. A file that is not there or not whole has 0
             samples, and an entry in `errors`.
+        faults: by path, why what was given is no audio file, where that is known already.
     """
 
-    def __init__(self, paths: Sequence[str]):
+    def __init__(self, paths: Sequence[str], faults: Mapping[str, str] = NO_FAULTS):
         self.paths = list(paths)
         self._absolute = [os.path.abspath(path) for path in paths]  # noqa: PTH100 `a.zip:7:9` too
         self._folder = os.path.commonpath(map(os.path.dirname, self._absolute))
@@ -38,10 +47,11 @@ class FileList:
         self.num_samples = np.zeros(len(self.paths), dtype=np.int64)
         self.sample_rates = np.full(len(self.paths), SAMPLE_RATE, dtype=np.int32)
         for row, path in enumerate(self.paths):
-            try:
-                self.num_samples[row], self.sample_rates[row] = probe(path)
-            except AudioError as error:
-                self.errors[row] = error
+            held = AudioError(f"{path}: {faults[path]}") if path in faults else _attempt(path, partial(probe, path))
+            if isinstance(held, AudioError):
+                self.errors[row] = held
+            else:
+                self.num_samples[row], self.sample_rates[row] = held
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,12 +74,57 @@ class FileList:
         return ""
 
 
+class BrokenFiles:
+    """The files that a command cannot use: it goes on without them, names them on stderr, and ends with code 1.
+
+    Where no file at all is good, that is an error of one line. So they are named once there is a good one.
+
+    Args:
+        command: of `mae-ast`, for messages.
+        clips: of which they are rows.
+    """
+
+    def __init__(self, command: str, clips: ClipList):
+        self.command = command
+        self.clips = clips
+        self.reasons: dict[int, str] = {}
+        """by row"""
+        self._num_shown = 0
+
+    def add(self, row: int, error: Any) -> None:
+        """Take in a broken file and what is wrong with it, which names it."""
+        self.reasons[row] = str(error)
+
+    def show(self) -> None:
+        """Name on stderr those that were not named yet, up to MAX_SHOWN; there is a good file."""
+        for reason in list(self.reasons.values())[self._num_shown : MAX_SHOWN]:
+            tqdm.write(f"mae-ast {self.command}: {reason}", file=sys.stderr)
+            self._num_shown += 1
+
+    def as_json(self) -> list[dict[str, str]]:
+        """Return what stands under `broken` in the output of `--json`, by row."""
+        return [{"file": self.clips.path(row), "reason": reason} for row, reason in sorted(self.reasons.items())]
+
+    def require_good(self, num_good: int) -> None:
+        """Raise AudioError where no file is good, but some are broken."""
+        if self.reasons and not num_good:
+            count = len(self.reasons)
+            others = f"; none of the {count} files can be used, this is the first" if count > 1 else ""
+            raise AudioError(f"{self.reasons[min(self.reasons)]}{others}")
+
+    def exit_code(self, num_good: int) -> int:
+        """Name what was not named yet and return the command's exit code; raises AudioError where no file is good."""
+        self.require_good(num_good)
+        self.show()
+        if (num_more := len(self.reasons) - self._num_shown) > 0:
+            print(f"mae-ast {self.command}: {num_more} more files are broken; --json lists all", file=sys.stderr)
+        return EXIT_BROKEN_FILES if self.reasons else 0
+
+
 def load_part(clips: ClipList, row: int, start: int, num_samples: int) -> np.ndarray | AudioError:
     """Decode a part of a clip, float32 [S] at 16 kHz, or return the error that says what is wrong with it."""
-    try:
-        return load_row(clips, row, start, num_samples)
-    except AudioError as error:
-        return _located(clips, row, str(error))
+    waveform = _attempt(clips.path(row), partial(load_row, clips, row, start, num_samples))
+    return _located(clips, row, str(waveform)) if isinstance(waveform, AudioError) else waveform
 
 
 def unusable(clips: ClipList, row: int, num_samples: int, grid: TokenGrid, min_tokens: int = 1) -> AudioError:
@@ -84,6 +139,16 @@ def unusable(clips: ClipList, row: int, num_samples: int, grid: TokenGrid, min_t
         f"at least {min_tokens} ({min_seconds(grid, min_tokens):.3f} s); give a longer clip or read "
         "more of it, or leave it out",
     )
+
+
+def _attempt(path: str, read: Callable[[], Loaded]) -> Loaded | AudioError:
+    """Read a file, or return what is wrong with it: whatever a file does to a decoder, the others go on."""
+    try:
+        return read()
+    except AudioError as error:
+        return error
+    except Exception as error:  # a lack of memory as well, for what a header states may be more than there is
+        return AudioError(f"{path}: {decoding_fault(path, error)}; expected audio; convert it, or leave it out")
 
 
 def _located(clips: ClipList, row: int, message: str) -> AudioError:

@@ -326,9 +326,10 @@ def test_clips_too_short_are_left_out_and_counted(data, checkpoint, tmp_path: Pa
         (tmp_path / f"{split}.tsv").write_text("\n".join(["/", *rows]))
         (tmp_path / f"{split}.lbl").write_text("low\n" + (data / f"{split}.lbl").read_text())
     argv = ["probe", str(checkpoint), "--data", str(tmp_path), "--layer", "1", "--classifier", "knn", "--no-baselines"]
-    assert main([*argv, "--json"]) == 0
+    assert main([*argv, "--json"]) == 1
     out, err = capsys.readouterr()
-    assert "left out 2 of 50 clips, which have fewer than 2 tokens of the model; the first: " in err
+    assert err.count(f"{tmp_path}/short_ann_0.wav: 0.062 s of it give 0 tokens of the model; expected at least 2") == 2
+    assert len(json.loads(out)["broken"]) == 2
     (run_,) = json.loads(out)["results"][0]["runs"]
     assert (run_["num_train"], run_["num_test"]) == (36, 12)
 

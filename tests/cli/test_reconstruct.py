@@ -42,8 +42,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
 def run(capsys, tmp_path: Path, drawn):
     """A function that runs the command with --json and returns what it printed."""
 
-    def summary(*argv: object) -> dict:
-        assert main(["reconstruct", *map(str, argv), "--out", str(tmp_path / "out"), "--json"]) == 0
+    def summary(*argv: object, code: int = 0) -> dict:
+        assert main(["reconstruct", *map(str, argv), "--out", str(tmp_path / "out"), "--json"]) == code
         return json.loads(capsys.readouterr().out)
 
     return summary
@@ -148,8 +148,10 @@ def test_clips_too_short_are_not_drawn_from_a_manifest(corpus, checkpoint, run, 
     sf.write(tmp_path / "short.wav", np.zeros(300), 16_000)
     lines = (corpus / "valid.tsv").read_text().splitlines()
     (tmp_path / "a.tsv").write_text("\n".join(["/", f"{tmp_path}/short.wav\t300", f"{corpus}/{lines[1]}"]))
-    clips = run(checkpoint, "--manifest", tmp_path / "a.tsv", "--clips", 5)["clips"]
-    assert [Path(clip["file"]).name for clip in clips] == [lines[1].split("\t")[0]]
+    names = [lines[1].split("\t")[0]]
+    drawn, every = (run(checkpoint, "--manifest", tmp_path / "a.tsv", "--clips", n, code=n > 1) for n in (1, 2))
+    assert [[Path(clip["file"]).name for clip in some["clips"]] for some in (drawn, every)] == [names, names]
+    assert [len(drawn["broken"]), len(every["broken"])] == [0, 1]
 
 
 def test_a_manifests_clip_has_its_validation_mask(corpus, checkpoint, run, drawn) -> None:
@@ -233,8 +235,8 @@ def test_a_strategy_that_only_loads_asks_for_another(corpus, tmp_path: Path, mes
     assert "--mask-type chunk_mask" in text
 
 
-def test_a_missing_file_is_named_before_anything_is_written(corpus, checkpoint, message, tmp_path: Path) -> None:
-    text = message(checkpoint, corpus / "00.wav", tmp_path / "no.wav")
+def test_a_missing_file_is_named_and_nothing_written(checkpoint, message, tmp_path: Path) -> None:
+    text = message(checkpoint, tmp_path / "no.wav")
     assert text.startswith(f"{tmp_path / 'no.wav'}: ")
     assert "there is no such file" in text
 

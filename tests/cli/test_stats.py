@@ -111,10 +111,10 @@ def test_json_prints_what_was_written(folder, capsys):
 def test_broken_files_are_counted_and_named_on_stderr(folder, capsys):
     path = folder / "train.tsv"
     path.write_text(path.read_text().replace("00.wav\t", "gone.wav\t"))
-    assert main(["stats", str(path)]) == 0
+    assert main(["stats", str(path)]) == 1
     out, err = capsys.readouterr()
     assert out.splitlines()[1].split()[-1] == "1"
-    assert f"skipped {path}:2: " in err
+    assert f"mae-ast stats: {path}:2: " in err
 
 
 def test_manifests_of_several_folders_need_an_out(folder, corpus, capsys, refusal):

@@ -73,7 +73,7 @@ def test_hubert_layout_in_the_manifests_order_equals_one_clip_at_a_time(corpus, 
     summary = run(each_grid, "--manifest", corpus / "train.tsv", "--max-seconds-per-batch", 4)
     found = read_hubert(out, "train_0_1")
     assert_all_close(found, alone(each_grid, paths_of(corpus / "train.tsv")))
-    assert (summary["num_clips"], summary["bad"], summary["width"]) == (40, [], 48)
+    assert (summary["num_clips"], summary["broken"], summary["width"]) == (40, [], 48)
     assert summary["num_tokens"] == sum(map(len, found))
     assert summary["files"] == [str(out / "train_0_1.npy")]
     assert sorted(path.name for path in out.iterdir()) == ["train_0_1.json", "train_0_1.len", "train_0_1.npy"]
@@ -238,8 +238,8 @@ def test_bad_clips_have_length_0_and_the_exit_code_says_so(corpus, checkpoint, o
     assert [len(clip) > 0 for clip in found] == [True, False, True, False, False, True, True]
     good = [paths_of(manifest)[row] for row in (0, 2, 5, 6)]
     assert_all_close([clip for clip in found if len(clip)], alone(checkpoint, good))
-    assert [bad["file"] for bad in summary["bad"]] == [paths_of(manifest)[row] for row in (1, 3, 4)]
-    assert f"{manifest}:5: " in summary["bad"][1]["reason"] and "no such file" in summary["bad"][1]["reason"]
+    assert [bad["file"] for bad in summary["broken"]] == [paths_of(manifest)[row] for row in (1, 3, 4)]
+    assert f"{manifest}:5: " in summary["broken"][1]["reason"] and "no such file" in summary["broken"][1]["reason"]
     assert sorted(path.name for path in out.iterdir()) == ["mixed_0_1.json", "mixed_0_1.len", "mixed_0_1.npy"]
 
 
@@ -262,7 +262,7 @@ def test_a_clip_that_breaks_in_a_later_chunk_is_left_out(corpus, checkpoint, out
     (tmp_path / "a.tsv").write_text(f"/\n{tmp_path}/nan.wav\t24000\n{good}\t{info.frames}\t{info.samplerate}\n")
     for argv in ((), ("--format", "npy", "--overwrite")):
         summary = run(checkpoint, "--manifest", tmp_path / "a.tsv", "--chunk-seconds", 0.5, *argv, code=1)
-        assert [Path(bad["file"]).name for bad in summary["bad"]] == ["nan.wav"]
+        assert [Path(bad["file"]).name for bad in summary["broken"]] == ["nan.wav"]
     assert [path.name for path in out.rglob("*.wav.npy*")] == [f"{Path(good).name}.npy"]
 
 
@@ -270,7 +270,8 @@ def test_no_good_clip_at_all_is_an_error_that_leaves_nothing(checkpoint, out: Pa
     (tmp_path / "a.tsv").write_text(f"{tmp_path}\nno.wav\t16000\nnor.wav\t400\n")
     assert main(["extract", str(checkpoint), "--manifest", str(tmp_path / "a.tsv"), "--out", str(out)]) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert err.startswith(f"mae-ast extract: none of the 2 clips has features; the first: {tmp_path / 'a.tsv'}:2: ")
+    assert err.startswith(f"mae-ast extract: {tmp_path / 'a.tsv'}:2: ")
+    assert err.endswith("; none of the 2 files can be used, this is the first")
     assert list(out.iterdir()) == []
 
 
@@ -314,8 +315,8 @@ def test_a_bad_option_is_named(corpus, checkpoint, message, out: Path, option: s
 
 def test_a_broken_file_among_those_given_is_listed_and_the_others_go_on(corpus, checkpoint, run, tmp_path, out) -> None:
     summary = run(checkpoint, corpus / "00.wav", tmp_path / "no.wav", code=1)
-    assert [bad["file"] for bad in summary["bad"]] == [str(tmp_path / "no.wav")]
-    assert "there is no such file" in summary["bad"][0]["reason"]
+    assert [bad["file"] for bad in summary["broken"]] == [str(tmp_path / "no.wav")]
+    assert "there is no such file" in summary["broken"][0]["reason"]
     assert [path.name for path in out.rglob("*.npy")] == ["00.wav.npy"]
 
 

@@ -107,7 +107,7 @@ main({["extract", *map(str, argv), "--out", str(out)]!r})
 
 def test_the_last_steps_can_be_interrupted(corpus, checkpoint, out: Path, run, monkeypatch, tmp_path: Path) -> None:
     argv = (checkpoint, "--manifest", spoil(corpus, tmp_path), "--layer", "all", "--readout", "mean")
-    bad = run(*argv, code=1)["bad"]
+    bad = run(*argv, code=1)["broken"]
     expected = contents(out)
     replaced: list[Path] = []
 
@@ -123,7 +123,7 @@ def test_the_last_steps_can_be_interrupted(corpus, checkpoint, out: Path, run, m
     with pytest.raises(Kill):
         main(["extract", *map(str, argv), "--out", str(out), "--overwrite"])
     monkeypatch.undo()
-    assert run(*argv, code=1)["bad"] == bad
+    assert run(*argv, code=1)["broken"] == bad
     assert_same(contents(out), expected)
 
 
@@ -140,14 +140,14 @@ def test_a_run_that_is_done_is_not_done_again(corpus, checkpoint, run, monkeypat
 def test_bad_clips_of_a_whole_shard_are_still_known(corpus, checkpoint, run, tmp_path: Path) -> None:
     argv = (checkpoint, "--manifest", spoil(corpus, tmp_path))
     first, again = run(*argv, code=1), run(*argv, code=1)
-    assert len(first["bad"]) == 3
-    for name in ("bad", "num_clips", "num_tokens"):
+    assert len(first["broken"]) == 3
+    for name in ("broken", "num_clips", "num_tokens"):
         assert again[name] == first[name]
 
 
 def test_a_file_that_was_bad_is_tried_again(corpus, checkpoint, run, out: Path, tmp_path: Path) -> None:
     argv = (checkpoint, corpus / "00.wav", tmp_path / "late.wav")
-    assert len(run(*argv, code=1)["bad"]) == len(run(*argv, code=1)["bad"]) == 1
+    assert len(run(*argv, code=1)["broken"]) == len(run(*argv, code=1)["broken"]) == 1
     shutil.copy(corpus / "01.wav", tmp_path / "late.wav")
     summary = run(*argv)
     assert (summary["num_clips"], summary["num_chunks"], summary["num_chunks_resumed"]) == (2, 2, 1)
