@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "rng": 0,
     "files": 1,
+    "levels": 1,
     "training_error": 1,
     "config": 1,
     "nn": 2,
@@ -35,7 +36,7 @@ FLOORS = {
     "demo": 10,
 }
 ROOMS_WITHOUT_FAIRSEQ = (
-    *("errors", "rng", "files", "config", "nn", "data", "corpus", "checkpoints", "evaluation", "inference"),
+    *("errors", "rng", "files", "levels", "config", "nn", "data", "corpus", "checkpoints", "evaluation", "inference"),
 )
 WITHOUT_FAIRSEQ = (
     "cli.manifest",

@@ -12,12 +12,19 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.processes import map_in_processes
-from mae_ast_fairseq.corpus.scan import MIN_SECONDS, Fault, Rejected, examine
+from mae_ast_fairseq.corpus.scan import MAX_RATE, MIN_RATE, MIN_SECONDS, Fault, Rejected, examine
 from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.audio import DECODING_ERRORS, decoding_fault, open_audio
 from mae_ast_fairseq.data.manifest import Manifest, ManifestRow
+from mae_ast_fairseq.levels import (
+    MAX_PEAK,
+    SCALED_PEAK,
+    SILENCE_DBFS,
+    decibels,
+    describe_cancelling,
+    describe_peak,
+)
 
-SILENCE_DBFS = -80.0  # 3 steps of 16 bits; the quietest rooms are recorded at -70
 CLIPPED_RUN = 3  # samples: a clean peak touches full scale once or, being low or at a high rate, twice
 CLIPPED_FRACTION = 1e-3  # of the samples; a clean recording that was raised to full scale stays below a tenth of it
 
@@ -37,18 +44,22 @@ KINDS = {
     "unreadable": FindingType(ERROR, "no audio file, no permission, or damaged in the middle"),
     "truncated": FindingType(ERROR, "the file ends before what its header says"),
     "too short": FindingType(ERROR, f"below {MIN_SECONDS} s, of which two tokens of two frames can be made"),
+    "rate": FindingType(ERROR, f"the header states a sample rate outside {MIN_RATE:,} to {MAX_RATE:,} Hz"),
     "non-finite": FindingType(ERROR, "samples are NaN or infinite"),
+    "scale": FindingType(ERROR, f"samples reach {SCALED_PEAK:g} and more: a scale of 16, 24 or 32 bits, not [-1, 1]"),
     "listed twice": FindingType(ERROR, "the path is on an earlier line too"),
     "other length": FindingType(FIXABLE, "the file has other than the stated number of samples"),
     "other rate": FindingType(FIXABLE, "the file has another than the stated sample rate"),
     "same audio": FindingType(WARNING, "sample for sample what a file of an earlier line holds, under another path"),
+    "cancelling": FindingType(WARNING, "the channels have a level that their mean, as training reads it, has not"),
     "silence": FindingType(
         WARNING,
         f"the channels' mean, as training reads it, has a level below {SILENCE_DBFS:.0f} dBFS over the whole clip",
     ),
     "clipping": FindingType(
         WARNING,
-        f"at least {CLIPPED_FRACTION:.1%} of the samples are in runs of {CLIPPED_RUN} or more at one end of the scale",
+        f"at least {CLIPPED_FRACTION:.1%} of the samples are in runs of {CLIPPED_RUN} or more at one end of the scale, "
+        f"or samples lie above {MAX_PEAK}",
     ),
 }
 
@@ -195,7 +206,7 @@ def _examine(row: ManifestRow) -> _Examined:
         found = f"only {sound.num_samples} of its {num_samples} samples can be decoded"
         return _Examined([Fault("unreadable", found)])
     heard = sound.fault()
-    is_comparable = heard is None or heard.kind == "clipping"  # all silence is alike
+    is_comparable = heard is None or heard.kind not in ("silence", "non-finite")  # all silence is alike
     faults += [heard] if heard else []
     return _Examined(faults, num_samples, sample_rate, sound.digest.digest() if is_comparable else b"")
 
@@ -230,6 +241,8 @@ class _Sound:
         self.peak = 0.0
         self.total = 0.0
         self.total_square = 0.0
+        self.channel_totals = np.zeros(num_channels)
+        self.channel_squares = 0.0  # of all channels together
         # Of the decoded samples, not of the file: the same audio in another container, or with other tags, is found.
         self.digest = hashlib.blake2b(f"{sample_rate} {num_channels} ".encode(), digest_size=16)
         self.last_signs = np.zeros((CLIPPED_RUN, num_channels), dtype=np.int8)
@@ -238,9 +251,12 @@ class _Sound:
         """Take in the next samples, float32 [S, channels]."""
         self.digest.update(block.data)
         self.num_samples += len(block)
-        mono = block[:, 0].astype(np.float64)
-        for channel in block.T[1:]:  # seven times as fast as a mean over the short axis
+        mono = np.zeros(len(block))
+        for number, channel in enumerate(block.T):  # seven times as fast as a mean over the short axis
             mono += channel
+            if self.num_channels > 1:
+                self.channel_totals[number] += channel.sum(dtype=np.float64)
+                self.channel_squares += float(np.square(channel, dtype=np.float64).sum())
         mono /= self.num_channels
         total = float(mono.sum())
         if not math.isfinite(total):
@@ -269,11 +285,19 @@ class _Sound:
         num_values = self.num_samples * self.num_channels
         if self.num_not_finite:
             return Fault("non-finite", f"{self.num_not_finite} of {num_values} samples are NaN or infinite")
+        if self.peak >= SCALED_PEAK:
+            return Fault("scale", describe_peak(self.peak))
         power = self.total_square / self.num_samples - (self.total / self.num_samples) ** 2  # without the offset
+        offsets = float(np.square(self.channel_totals / self.num_samples).sum())
+        channels = (self.channel_squares / self.num_samples - offsets) / self.num_channels
+        if found := describe_cancelling(channels, power):
+            return Fault("cancelling", found)
         if power < 10 ** (SILENCE_DBFS / 10):
-            return Fault("silence", "digital silence" if power <= 0 else f"{10 * math.log10(power):.1f} dBFS")
+            return Fault("silence", "digital silence" if power <= 0 else f"{decibels(power):.1f} dBFS")
         fraction = self.num_clipped / num_values
         if fraction >= CLIPPED_FRACTION:
             over = f", peak {self.peak:.3g}" if self.peak > 1 else ""
             return Fault("clipping", f"{fraction:.2%} of the samples in runs at full scale{over}")
+        if self.peak > MAX_PEAK:
+            return Fault("clipping", describe_peak(self.peak))
         return None

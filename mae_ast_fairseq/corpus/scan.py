@@ -23,6 +23,9 @@ EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc"
 # 55 ms: the shortest file of which 25 ms frames every 10 ms make 2 tokens of 2 frames.
 MIN_SECONDS = 0.055
 
+# Of what is recorded for ears or bats, in hertz: a header that states another is wrong, and so would be the length.
+MIN_RATE, MAX_RATE = 1_000, 768_000
+
 _FILES_PER_TASK = 256  # a file takes a fraction of a millisecond, a task's way to a worker and back as long
 
 
@@ -127,6 +130,8 @@ def examine(path: str | Path) -> AudioInfo | Fault:
             return Fault("empty")
         with open_audio(path) as file:
             info = AudioInfo(file.frames, file.samplerate)
+            if not MIN_RATE <= info.sample_rate <= MAX_RATE:
+                return Fault("rate", f"its header states {info.sample_rate} Hz; expected {MIN_RATE:,} to {MAX_RATE:,}")
             if info.num_samples > MAX_SAMPLES:
                 return Fault("no length", "the header does not state one; convert it from file to file")
             if info.num_samples == 0:

@@ -12,6 +12,7 @@ import soxr
 
 from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.levels import warn_of_cancelling, warn_of_scale
 
 SAMPLE_RATE = 16_000
 
@@ -67,6 +68,7 @@ def load_audio(
         found = decoding_fault(path, error)
         raise AudioError(f"{path}: {found}; expected audio that libsndfile reads; {remedy}") from None
     _check_finite(path, waveform)
+    warn_of_scale(max(float(waveform.max(initial=0)), -float(waveform.min(initial=0))), str(path))
     return waveform
 
 
@@ -170,6 +172,7 @@ def _decode_mono(path: str | Path, file: sf.SoundFile, start: int, stop: int) ->
     for channel in samples.T[1:]:
         mono += channel
     mono /= samples.shape[1]
+    warn_of_cancelling(path, samples, mono)
     return mono
 
 

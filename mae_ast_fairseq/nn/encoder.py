@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.levels import warn_of_scale
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.nn.positions import Positions
@@ -171,6 +172,8 @@ class SpectrogramEncoder(nn.Module):
         """Turn waveforms [B, S] or frames [B, T, F] into patches [B, L, P] and their padding mask [B, L]."""
         check_source(source, padding_mask, self.grid.feature_dim)
         if source.dim() == 2:
+            if not self.training:
+                _warn_of_scale(source, padding_mask)
             source, padding_mask = waveform_to_frames(source, padding_mask, self.grid.feature_dim)
         return Features(self.patches(source, padding_mask), self.grid.token_padding_mask(padding_mask))
 
@@ -192,6 +195,13 @@ def check_source(source: Tensor, padding_mask: Optional[Tensor], feature_dim: in
             f"padding_mask: {padding_mask.dtype} of shape {list(padding_mask.shape)} was given; expected torch.bool of "
             f"shape {list(source.shape[:2])}, True at padding"
         )
+
+
+def _warn_of_scale(waveform: Tensor, padding_mask: Optional[Tensor]) -> None:
+    """Warn once of waveforms [B, S] beyond [-1, 1]; this waits for the device, as a training step must not."""
+    if waveform.is_floating_point() and waveform.numel():
+        heard = waveform.detach() if padding_mask is None else waveform.detach().masked_fill(padding_mask, 0.0)
+        warn_of_scale(float(heard.abs().max()), "source")
 
 
 def waveform_to_frames(

@@ -55,12 +55,17 @@ def plant(manifest):
     lines[7] = f"{name}\t{num_samples}\t{rate + 1}"
     write(9, 1e-5 * noise(columns(9)[0]))
     write(10, np.clip(50 * noise(columns(10)[0]), -1, 1))
+    write(14, 32_768 * noise(columns(14)[0]), subtype="FLOAT")
+    write(15, np.stack([noise(columns(15)[0]), -noise(columns(15)[0])], axis=1))
+    sf.write(paths[15], noise(columns(16)[0]), 1)
+    lines[15] = f"{lines[15].split(chr(9))[0]}\t{columns(16)[0]}\t1"
     copy = folder / "copy_in_another_container.flac"
     sf.write(copy, *sf.read(paths[10], dtype="int16"))
     lines += [lines[11], "\t".join([copy.name, *lines[10].split("\t")[1:]])]
     manifest.write_text("\n".join([*lines, ""]))
     kinds = "missing", "unreadable", "truncated", "too short", "non-finite", "other length", "other rate"
     planted = set(enumerate([*kinds, "silence", "clipping"], start=2))
+    planted |= {(14, "scale"), (15, "cancelling"), (16, "rate")}
     return planted | {(len(lines) - 1, "listed twice"), (len(lines), "same audio")}
 
 
@@ -181,8 +186,44 @@ def test_an_offset_is_silence(tmp_path):
     assert found(tmp_path, np.full(RATE, 0.25)) == {"silence": "digital silence"}
 
 
-def test_channels_that_cancel_in_their_mean_are_silence(tmp_path):
-    assert found(tmp_path, np.stack([noise(), -noise()], axis=1)) == {"silence": "digital silence"}
+@pytest.mark.parametrize(("left", "mean"), [(0, "silence"), (0.02, "-60.0 dBFS")])
+def test_channels_that_cancel_in_their_mean_are_named(tmp_path, left, mean):
+    wave = 0.1 * np.resize([1, -1], RATE)
+    report = found(tmp_path, np.stack([wave, (left - 1) * wave], axis=1), subtype="FLOAT")
+    assert report.keys() == {"cancelling"}
+    assert report["cancelling"].startswith("its channels cancel: -20.")
+    assert report["cancelling"].endswith(f" dBFS each, {mean} as their mean")
+
+
+@pytest.mark.parametrize("num_channels", [2, 32])
+def test_one_channel_alone_and_opposite_offsets_do_not_cancel(tmp_path, num_channels):
+    waveform = np.zeros((RATE, num_channels))
+    waveform[:, 0] = noise()
+    assert found(tmp_path, waveform) == {}
+    waveform[:, :2] += [0.25, -0.25]
+    assert found(tmp_path, waveform, subtype="FLOAT") == {}
+
+
+@pytest.mark.parametrize(("factor", "bits"), [(2**15, 16), (2**23, 24), (2**31, 32)])
+def test_a_scale_of_integers_is_an_error_that_names_the_divisor(tmp_path, factor, bits):
+    waveform = noise() / np.abs(noise()).max()
+    report = found(tmp_path, 0.5 * factor * waveform, subtype="FLOAT")
+    assert report == {"scale": f"samples reach {0.5 * factor:.0f}: a scale of {bits} bits; divide by {factor}"}
+    assert KINDS["scale"].severity == check.ERROR
+
+
+@pytest.mark.parametrize(("peak", "kinds"), [(1.2, set()), (1.6, {"clipping"})])
+def test_float_samples_a_little_above_full_scale_are_let_pass(tmp_path, peak, kinds):
+    waveform = noise()
+    assert found(tmp_path, peak * waveform / np.abs(waveform).max(), subtype="FLOAT").keys() == kinds
+
+
+@pytest.mark.parametrize(("rate", "kinds"), [(1, {"rate"}), (999, {"rate"}), (1_000, set()), (768_000, set())])
+def test_an_absurd_rate_is_found_and_rejected(tmp_path, rate, kinds):
+    assert found(tmp_path, noise(60_000), rate).keys() == kinds
+    rejected = scan(tmp_path)[1]
+    assert len(rejected) == len(kinds)
+    assert all(f"rate: its header states {rate} Hz" in reason for _, reason in rejected)
 
 
 def test_one_sound_in_a_long_silence_is_no_silence(tmp_path):
@@ -216,9 +257,9 @@ def test_clipping_is_found_in_one_of_two_channels(tmp_path):
     assert found(tmp_path, waveform).keys() == {"clipping"}
 
 
-def test_samples_out_of_the_scale_are_told_by_their_peak(tmp_path):
-    waveform = np.linspace(-30_000, 30_000, RATE)
-    assert found(tmp_path, waveform, subtype="FLOAT")["clipping"].endswith("peak 3e+04")
+def test_clipping_above_full_scale_is_told_with_its_peak(tmp_path):
+    waveform = np.linspace(-3, 3, RATE)
+    assert found(tmp_path, waveform, subtype="FLOAT")["clipping"].endswith("peak 3")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
