@@ -41,6 +41,12 @@ def recordings() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of files that real tools write, by which lengths are told; tests that need it skip where it is absent."""
+    return _shared("cases")
+
+
+@pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train.tsv (40 clips) and valid.tsv (8): 0.3 to 1.5 s, 8, 16 and 44.1 kHz, mono and stereo."""
     folder = tmp_path_factory.mktemp("corpus")

@@ -103,3 +103,11 @@ def test_only_the_first_files_whose_channels_cancel_are_named(caplog) -> None:
         levels.warn_of_cancelling(f"{number}.wav", np.stack([wave, -wave], axis=1), 0 * wave)
     assert len(caplog.messages) == levels.MAX_SHOWN + 1
     assert caplog.messages[-1].endswith("further such files are not reported")
+
+
+def test_the_files_of_real_tools_are_named(cases, caplog) -> None:
+    for name in ("reference_plain.wav", "wav_float_scaled_int16.wav", "wav_antiphase_stereo.wav"):
+        load_audio(cases / name)
+    scaled, cancelling = caplog.messages
+    assert scaled.startswith(f"{cases / 'wav_float_scaled_int16.wav'}: samples reach 23331: a scale of 16 bits")
+    assert f"{cases / 'wav_antiphase_stereo.wav'}: its channels cancel: -18.1 dBFS each, silence" in cancelling
