@@ -42,7 +42,7 @@ def recordings() -> Path:
 
 @pytest.fixture(scope="session")
 def cases() -> Path:
-    """The folder of files that real tools write, by which lengths are told; tests that need it skip where it is absent."""
+    """The folder of files that real tools write and that were read wrongly; tests that need it skip without it."""
     return _shared("cases")
 
 
