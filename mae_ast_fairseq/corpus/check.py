@@ -43,6 +43,7 @@ KINDS = {
     "missing": FindingType(ERROR, "there is no such file"),
     "unreadable": FindingType(ERROR, "no audio file, no permission, or damaged in the middle"),
     "truncated": FindingType(ERROR, "the file ends before what its header says"),
+    "longer than stated": FindingType(ERROR, "audio lies beyond what its header says: joined by `cat`, or above 4 GiB"),
     "too short": FindingType(ERROR, f"below {MIN_SECONDS} s, of which two tokens of two frames can be made"),
     "rate": FindingType(ERROR, f"the header states a sample rate outside {MIN_RATE:,} to {MAX_RATE:,} Hz"),
     "non-finite": FindingType(ERROR, "samples are NaN or infinite"),
@@ -196,7 +197,7 @@ def _examine(row: ManifestRow) -> _Examined:
     if sample_rate != row.sample_rate:
         faults.append(Fault("other rate", f"{sample_rate} Hz, the manifest says {row.sample_rate} Hz"))
     try:
-        with open_audio(path) as file, np.errstate(over="ignore", invalid="ignore"):
+        with open_audio(path, num_samples) as file, np.errstate(over="ignore", invalid="ignore"):
             sound = _Sound(file.samplerate, file.channels, _FULL_SCALE.get(file.subtype, _FULL_SCALE_16_BIT))
             while len(block := file.read(_BLOCK_SAMPLES, dtype="float32", always_2d=True)):
                 sound.add(block)

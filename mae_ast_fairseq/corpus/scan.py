@@ -1,7 +1,6 @@
 """Finding the audio files below a folder or in an archive, and probing what each holds."""
 
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -13,7 +12,8 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.processes import map_in_processes
 from mae_ast_fairseq.data import archive
-from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, decoding_fault, open_audio
+from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, AudioFile, decoding_fault, open_audio
+from mae_ast_fairseq.data.lengths import Fault
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import atomic_write
@@ -34,16 +34,6 @@ class AudioInfo(NamedTuple):
 
     num_samples: int
     sample_rate: int
-
-
-class Fault(NamedTuple):
-    """Why a file cannot be used."""
-
-    kind: str
-    found: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.found}" if self.found else self.kind
 
 
 class Rejected(NamedTuple):
@@ -120,15 +110,17 @@ def probe(path: str | Path) -> AudioInfo:
 
 
 def examine(path: str | Path) -> AudioInfo | Fault:
-    """Read from an audio file's header how long it is, and see that its last sample can be decoded.
+    """Find how many samples of an audio file can be decoded, and compare with what its header and bytes say.
 
-    Takes `archive.zip:offset:length` too. Returns a fault for what is unreadable, empty, or shorter than its header
-    says.
+    Takes `archive.zip:offset:length` too. Returns a fault for what is unreadable, empty, or holds less or more than its
+    header says.
     """
     try:
         if Path(path).is_file() and Path(path).stat().st_size == 0:
             return Fault("empty")
         with open_audio(path) as file:
+            if file.fault is not None:
+                return file.fault
             info = AudioInfo(file.frames, file.samplerate)
             if not MIN_RATE <= info.sample_rate <= MAX_RATE:
                 return Fault("rate", f"its header states {info.sample_rate} Hz; expected {MIN_RATE:,} to {MAX_RATE:,}")
@@ -136,9 +128,7 @@ def examine(path: str | Path) -> AudioInfo | Fault:
                 return Fault("no length", "the header does not state one; convert it from file to file")
             if info.num_samples == 0:
                 return Fault("empty")
-            if (missing := _num_missing_bytes(path)) > 0:
-                return Fault("truncated", f"{missing} bytes less than its header says")
-            if not _has_last_sample(file):
+            if not file.is_sequential and not _has_last_sample(file):
                 return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")
             return info
     except AudioError as error:
@@ -147,34 +137,13 @@ def examine(path: str | Path) -> AudioInfo | Fault:
         return Fault("unreadable", decoding_fault(path, error))
 
 
-def _has_last_sample(file: sf.SoundFile) -> bool:
+def _has_last_sample(file: AudioFile) -> bool:
     """FLAC and MP3 headers state the length of the whole, whatever is left of it: only decoding tells."""
     try:
         file.seek(file.frames - 1)
         return len(file.read(1)) == 1
     except sf.SoundFileError:
         return False
-
-
-def _num_missing_bytes(path: str | Path) -> int:
-    """Count the bytes that a WAV or AIFF file's audio lacks: libsndfile silently reads a shorter file."""
-    location = archive.parse(path)
-    with Path(path).open("rb") if location is None else archive.open_part(location) as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-            byte_order, wanted = "<", b"data"
-        elif head[:4] == b"FORM" and head[8:] in (b"AIFF", b"AIFC"):
-            byte_order, wanted = ">", b"SSND"
-        else:
-            return 0
-        while len(chunk := file.read(8)) == 8:
-            name, num_bytes = struct.unpack(f"{byte_order}4sI", chunk)
-            if name == wanted:
-                # Writers that cannot seek back, such as a pipe's end, leave a size of about 2^31 or 2^32.
-                is_stated = num_bytes < 0x7FFF0000
-                return file.tell() + num_bytes - file.seek(0, os.SEEK_END) if is_stated else 0
-            file.seek(num_bytes + num_bytes % 2, os.SEEK_CUR)
-    return 0
 
 
 def scan(

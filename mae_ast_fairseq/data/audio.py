@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import numpy as np
 import soundfile as sf
 import soxr
 
 from mae_ast_fairseq.data import archive
+from mae_ast_fairseq.data.lengths import Extent, Fault, measure
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.levels import warn_of_cancelling, warn_of_scale
 
@@ -31,6 +32,10 @@ _VORBIS_TAIL_SAMPLES = 1 << 18
 # predictor): the first samples are wrong, in MP3 up to 4,500 of them. So decode more before, and drop it.
 _PREROLL_SAMPLES = dict.fromkeys(("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III", "OPUS"), 1 << 14)
 
+# libsndfile cannot seek in these, or lands elsewhere.
+_SEQUENTIAL = frozenset({"GSM610", "G721_32", "G723_24", "G723_40"})
+_BLOCK_SAMPLES = 1 << 16  # decoded at a time, on the way to a crop
+
 # Decoded on both sides of a crop before resampling. soxr's filter reaches about 10 ms at 16 kHz.
 _MARGIN_SECONDS = 0.05
 
@@ -50,10 +55,11 @@ def load_audio(
 
     Returns float32 [S], the mean over the channels. A whole file has S = ceil(samples * 16000 / rate). A crop
     equals that slice of the whole file: exactly, but for Opus (about 1e-3) and resampled files (about 1e-6).
-    Raises AudioError, also for NaN and infinity and for files shorter than their header says.
+    Raises AudioError, also for NaN and infinity, and for files that hold less or more than their header says; where
+    `expect_samples` is given, tests of this that take reading a whole file are left to whoever wrote it down.
     """
     try:
-        with open_audio(path) as file:
+        with open_audio(path, expect_samples) as file:
             _check_header(path, file, expect_samples, expect_rate)
             total = samples_at_16k(file.frames, file.samplerate)
             if not 0 <= start < total:
@@ -102,15 +108,46 @@ def load_row(clips: ClipList, row: int, start: int = 0, num_samples: int | None 
     return load_audio(clips.path(row), start, num_samples, stated_samples, stated_rate)
 
 
+class AudioFile(sf.SoundFile):
+    """A file in libsndfile's hands, whose `frames` are those that its bytes hold."""
+
+    def __init__(self, source: str | Path | BinaryIO, extent: Extent):
+        self._num_samples = extent.num_samples
+        self.fault: Fault | None = extent.fault
+        super().__init__(source)
+
+    @property
+    def frames(self) -> int:
+        """Return the number of samples in each channel."""
+        return super().frames if self._num_samples is None else self._num_samples
+
+    @property
+    def is_sequential(self) -> bool:
+        """Say whether libsndfile cannot seek in such audio, so that it must be decoded from its start."""
+        return self.subtype in _SEQUENTIAL or not self.seekable()
+
+    def skip(self, num_samples: int) -> None:
+        """Go from the start to a sample."""
+        if not self.is_sequential:
+            self.seek(num_samples)
+            return
+        while num_samples and (num_read := len(self.read(min(num_samples, _BLOCK_SAMPLES), dtype="float32"))):
+            num_samples -= num_read
+
+
 @contextmanager
-def open_audio(path: str | Path) -> Iterator[sf.SoundFile]:
-    """Open an audio file, or `archive.zip:offset:length`; raises AudioError or one of DECODING_ERRORS."""
+def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[AudioFile]:
+    """Open an audio file, or `archive.zip:offset:length`; raises AudioError or one of DECODING_ERRORS.
+
+    What is wrong with its length is in its `fault`. Where `expect_samples` is given, no more of it is read for this
+    than a crop may cost.
+    """
     location = archive.parse(path)
-    if location is None:
-        with sf.SoundFile(path) as file:
-            yield file
-    else:
-        with archive.open_part(location) as part, sf.SoundFile(part) as file:
+    with Path(path).open("rb") if location is None else archive.open_part(location) as stream:
+        extent = measure(stream, expect_samples)
+        stream.seek(0)
+        source = extent.source or (path if location is None else stream)
+        with AudioFile(source, extent) as file:
             yield file
 
 
@@ -141,26 +178,28 @@ def _refuse(path: str | Path, found: str, expected: str, remedy: str = _REMEDY) 
     raise AudioError(f"{path}: {found}; expected {expected}; {remedy}")
 
 
-def _check_header(path: str | Path, file: sf.SoundFile, expect_samples: int | None, expect_rate: int | None) -> None:
+def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None, expect_rate: int | None) -> None:
     if expect_rate is not None and file.samplerate != expect_rate:
         column = "the manifest's third column states a rate other than 16 kHz; rewrite it with `mae-ast manifest`"
         _refuse(path, f"its sample rate is {file.samplerate} Hz", f"{expect_rate} Hz", column)
     if expect_samples is not None and file.frames != expect_samples:
         _refuse(path, f"it has {file.frames} samples", f"{expect_samples}, as the manifest says")
+    if file.fault is not None:
+        _refuse(path, str(file.fault), "as much audio as its header states")
     if file.frames == 0:
         _refuse(path, "it holds no samples", "audio")
     if file.frames > MAX_SAMPLES:
         _refuse(path, "its header does not state how long it is", "a length", "convert it from file to file")
 
 
-def _decode_mono(path: str | Path, file: sf.SoundFile, start: int, stop: int) -> np.ndarray:
+def _decode_mono(path: str | Path, file: AudioFile, start: int, stop: int) -> np.ndarray:
     """Decode samples start .. stop, counted at the file's own rate, and mix the channels to float32 [S]."""
     begin = start - _PREROLL_SAMPLES.get(file.subtype, 0)
     if file.subtype == "VORBIS":
         begin = min(start, file.frames - _VORBIS_TAIL_SAMPLES)
     begin = max(0, begin)
     if begin:
-        file.seek(begin)
+        file.skip(begin)
     samples = file.read(stop - begin, dtype="float32")
     if (end := begin + len(samples)) != stop:
         _refuse(path, f"only {end} of its {file.frames} samples can be decoded", "as many as its header states")
@@ -176,7 +215,7 @@ def _decode_mono(path: str | Path, file: sf.SoundFile, start: int, stop: int) ->
     return mono
 
 
-def _decode_resampled(path: str | Path, file: sf.SoundFile, start: int, stop: int) -> np.ndarray:
+def _decode_resampled(path: str | Path, file: AudioFile, start: int, stop: int) -> np.ndarray:
     """Decode samples start .. stop, counted at 16 kHz, of a file at another rate: float32 [stop - start].
 
     The decoded part begins at a sample that falls on the 16 kHz grid, so that every crop has the phase of the

@@ -59,13 +59,14 @@ def plant(manifest):
     write(15, np.stack([noise(columns(15)[0]), -noise(columns(15)[0])], axis=1))
     sf.write(paths[15], noise(columns(16)[0]), 1)
     lines[15] = f"{lines[15].split(chr(9))[0]}\t{columns(16)[0]}\t1"
+    paths[12].write_bytes(2 * paths[12].read_bytes())
     copy = folder / "copy_in_another_container.flac"
     sf.write(copy, *sf.read(paths[10], dtype="int16"))
     lines += [lines[11], "\t".join([copy.name, *lines[10].split("\t")[1:]])]
     manifest.write_text("\n".join([*lines, ""]))
     kinds = "missing", "unreadable", "truncated", "too short", "non-finite", "other length", "other rate"
     planted = set(enumerate([*kinds, "silence", "clipping"], start=2))
-    planted |= {(14, "scale"), (15, "cancelling"), (16, "rate")}
+    planted |= {(13, "longer than stated"), (14, "scale"), (15, "cancelling"), (16, "rate")}
     return planted | {(len(lines) - 1, "listed twice"), (len(lines), "same audio")}
 
 

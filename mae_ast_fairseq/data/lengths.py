@@ -1,0 +1,117 @@
+"""How long the audio of a file truly is: what its header states, against the bytes that are there."""
+
+import io
+import os
+from typing import BinaryIO, NamedTuple
+
+from mae_ast_fairseq.data import containers, mpeg, streams
+
+MEND = "convert it, as by `ffmpeg -i IN OUT.wav`"
+_READ_AHEAD = 1 << 16  # libsndfile reads MP3 a few bytes at a time
+
+
+class Fault(NamedTuple):
+    """Why a file cannot be used."""
+
+    kind: str
+    found: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.found}" if self.found else self.kind
+
+
+class Extent(NamedTuple):
+    """What of a file is audio."""
+
+    fault: Fault | None = None
+    source: BinaryIO | None = None
+    """what libsndfile is to read; None for the file as it is"""
+    num_samples: int | None = None
+    """None where libsndfile, reading that, knows them"""
+
+
+_AS_IT_IS = Extent()
+
+
+def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
+    """Find what of a file, or of a part of an archive, is audio.
+
+    Where the number of samples to expect is given, as by a manifest, what takes reading the whole file is left out:
+    counting the frames of MP3 that states no length, and looking for a second stream in FLAC and Ogg.
+    """
+    end = stream.seek(0, os.SEEK_END)
+    begin = mpeg.skip_id3(stream)
+    stream.seek(begin)
+    head = stream.read(4)
+    if head == b"fLaC":
+        return _AS_IT_IS if expect_samples is not None else _measure_flac(stream, begin, end)
+    if head == b"OggS":
+        return _measure_ogg(stream, begin, end, expect_samples)
+    held = containers.read(stream, begin, end)
+    if held is None:
+        return _measure_mpeg(stream, begin, end, expect_samples, is_file=True)
+    if held.stated is not None and held.held < held.stated:
+        return Extent(Fault("truncated", f"{held.stated - held.held} bytes less than its header says"))
+    if held.beyond:
+        found = f"it states {held.stated} bytes of audio, {held.beyond} more follow; {MEND}"
+        return Extent(Fault("longer than stated", found))
+    if held.is_mpeg:
+        return _measure_mpeg(stream, held.begin, held.begin + held.held, expect_samples, is_file=False)
+    return _AS_IT_IS
+
+
+def _measure_flac(stream: BinaryIO, begin: int, end: int) -> Extent:
+    lengths = streams.flac_lengths(stream, begin, end)
+    return _AS_IT_IS if len(lengths) < 2 else Extent(_joined(lengths[0], sum(lengths)))
+
+
+def _measure_ogg(stream: BinaryIO, begin: int, end: int, expect_samples: int | None) -> Extent:
+    if expect_samples is None and len(lengths := streams.ogg_lengths(stream, begin, end)) > 1:
+        return Extent(_joined(lengths[0], sum(lengths)))
+    if not streams.is_ogg_ended(stream, begin, end):
+        return Extent(Fault("truncated", "its last page does not end the stream, as the last of a whole file does"))
+    return _AS_IT_IS
+
+
+def _joined(stated: int, held: int) -> Fault:
+    found = f"it states {stated} samples, {held} are there, as in files joined by `cat`; {MEND}"
+    return Fault("longer than stated", found)
+
+
+def _measure_mpeg(stream: BinaryIO, begin: int, end: int, expect_samples: int | None, *, is_file: bool) -> Extent:
+    """Find the frames of MPEG audio, count them where no header says how many they are, and compare where one does."""
+    end = mpeg.audio_end(stream, end)
+    head = mpeg.find(stream, begin, end)
+    if head is None:
+        return _AS_IT_IS
+    source = None if is_file and head.tag_begin == begin else _source(mpeg.Spliced(b"", stream, head.tag_begin, end))
+    described = Extent(source=source)
+    is_described = head.num_frames is not None and not head.is_foreign
+    if is_described and (expect_samples is not None or head.num_bytes == end - head.tag_begin):
+        return described
+    if expect_samples and expect_samples % head.frame_samples == 0:
+        return _frames(stream, head, expect_samples // head.frame_samples, end)
+    runs = mpeg.count(stream, head, end)
+    num_frames, stated = sum(run.num_frames for run in runs), head.num_frames
+    counted = _frames(stream, head, num_frames, end)
+    held = num_frames * head.frame_samples
+    if stated is None and any(run.is_joined for run in runs):
+        return counted._replace(fault=_joined(runs[0].num_frames * head.frame_samples, held))
+    if stated is not None and num_frames > stated:
+        trimmed = stated * head.frame_samples - head.delay - head.padding
+        held -= head.delay + mpeg.DECODER_DELAY if head.delay else 0
+        return counted._replace(fault=_joined(trimmed, held))
+    if stated is not None and num_frames < stated:
+        return counted._replace(fault=Fault("truncated", f"{num_frames} of the {stated} frames that its header says"))
+    return described if is_described else counted
+
+
+def _frames(stream: BinaryIO, head: mpeg.Head, num_frames: int, end: int) -> Extent:
+    lead = mpeg.lead(head, num_frames) if head.is_layer_3 else b""
+    # Layers I and II know no such header: libsndfile guesses by the file's size, and must not guess too few.
+    spliced = mpeg.Spliced(lead, stream, head.begin, end, b"" if lead else bytes(8192))
+    return Extent(source=_source(spliced), num_samples=num_frames * head.frame_samples)
+
+
+def _source(spliced: mpeg.Spliced) -> BinaryIO:
+    return io.BufferedReader(spliced, _READ_AHEAD)

@@ -1,0 +1,73 @@
+"""Ogg and FLAC: whether a stream ends as it should, and whether another begins behind it."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import BinaryIO
+
+_BLOCK_BYTES = 1 << 20
+_PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page of an Ogg file
+_OGG, _OGG_FIRST = b"OggS\0", (b"OggS\0\2", b"OggS\0\6")
+_FLAC_FIRST = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
+
+
+def flac_lengths(stream: BinaryIO, begin: int, end: int) -> list[int]:
+    """Return the samples that each FLAC stream in bytes begin .. end states; the file is read once."""
+    return [_flac_samples(stream, place) for place in _places(stream, begin, end, _FLAC_FIRST)]
+
+
+def _flac_samples(stream: BinaryIO, begin: int) -> int:
+    stream.seek(begin + 18)
+    return int.from_bytes(stream.read(8), "big") & (1 << 36) - 1
+
+
+def is_ogg_ended(stream: BinaryIO, begin: int, end: int) -> bool:
+    """Say whether the last page is whole and says that it is the last."""
+    tail = max(begin, end - 2 * _PAGE_BYTES)
+    stream.seek(tail)
+    data = stream.read(end - tail)
+    place = data.rfind(_OGG)
+    page = data[place : place + _PAGE_BYTES]
+    if place < 0 or len(page) < 27:
+        return False
+    num_segments = page[26]
+    sizes = page[27 : 27 + num_segments]
+    is_whole = len(page) >= 27 + num_segments + sum(sizes) and len(sizes) == num_segments
+    return is_whole and bool(page[5] & 4)
+
+
+def ogg_lengths(stream: BinaryIO, begin: int, end: int) -> list[int]:
+    """Return up to which sample, by its last page, each of the streams that follow one another goes.
+
+    Streams that begin together, as sound and picture, count as one. The file is read once.
+    """
+    firsts = list(_places(stream, begin, end, _OGG_FIRST))
+    ends = [place for last, place in pairwise(firsts) if _has_audio_between(stream, last, place)]
+    return [_last_granule(stream, begin, place) for place in [*ends, end]]
+
+
+def _has_audio_between(stream: BinaryIO, first: int, following: int) -> bool:
+    """Say whether a first page has more pages of its own before the next first page."""
+    stream.seek(first + 26)
+    num_segments = stream.read(1)[0]
+    return first + 27 + num_segments + sum(stream.read(num_segments)) < following
+
+
+def _last_granule(stream: BinaryIO, begin: int, end: int) -> int:
+    tail = max(begin, end - 2 * _PAGE_BYTES)
+    stream.seek(tail)
+    data = stream.read(end - tail)
+    place = data.rfind(_OGG)
+    return max(0, int.from_bytes(data[place + 6 : place + 14], "little", signed=True))
+
+
+def _places(stream: BinaryIO, begin: int, end: int, starts: tuple[bytes, ...]) -> Iterator[int]:
+    """Yield where one of some words of a common length is, in order."""
+    overlap = len(starts[0]) - 1
+    for block in range(begin, end, _BLOCK_BYTES):
+        stream.seek(block)
+        data = stream.read(min(_BLOCK_BYTES + overlap, end - block))
+        at = data.find(starts[0][:5])
+        while at >= 0:
+            if data.startswith(starts, at) and at < _BLOCK_BYTES:
+                yield block + at
+            at = data.find(starts[0][:5], at + 1)
