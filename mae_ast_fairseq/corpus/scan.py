@@ -12,8 +12,15 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.processes import map_in_processes
 from mae_ast_fairseq.data import archive
-from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_SAMPLES, AudioFile, decoding_fault, open_audio
-from mae_ast_fairseq.data.lengths import Fault
+from mae_ast_fairseq.data.audio import (
+    DECODING_ERRORS,
+    MAX_SAMPLES,
+    AudioFile,
+    decoding_fault,
+    open_bytes,
+    open_measured,
+)
+from mae_ast_fairseq.data.lengths import Fault, measure
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import atomic_write
@@ -118,23 +125,29 @@ def examine(path: str | Path) -> AudioInfo | Fault:
     try:
         if Path(path).is_file() and Path(path).stat().st_size == 0:
             return Fault("empty")
-        with open_audio(path) as file:
-            if file.fault is not None:
-                return file.fault
-            info = AudioInfo(file.frames, file.samplerate)
-            if not MIN_RATE <= info.sample_rate <= MAX_RATE:
-                return Fault("rate", f"its header states {info.sample_rate} Hz; expected {MIN_RATE:,} to {MAX_RATE:,}")
-            if info.num_samples > MAX_SAMPLES:
-                return Fault("no length", "the header does not state one; convert it from file to file")
-            if info.num_samples == 0:
-                return Fault("empty")
-            if not file.is_sequential and not _has_last_sample(file):
-                return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")
-            return info
+        with open_bytes(path) as stream:
+            extent = measure(stream)
+            if extent.fault is not None:
+                return extent.fault
+            return _examine_samples(open_measured(path, stream, extent))
     except AudioError as error:
         return Fault("unreadable", str(error).removeprefix(f"{path}: "))
     except DECODING_ERRORS as error:
         return Fault("unreadable", decoding_fault(path, error))
+
+
+def _examine_samples(opened: AudioFile) -> AudioInfo | Fault:
+    with opened as file:
+        info = AudioInfo(file.frames, file.samplerate)
+        if not MIN_RATE <= info.sample_rate <= MAX_RATE:
+            return Fault("rate", f"its header states {info.sample_rate} Hz; expected {MIN_RATE:,} to {MAX_RATE:,}")
+        if info.num_samples > MAX_SAMPLES:
+            return Fault("no length", "the header does not state one; convert it from file to file")
+        if info.num_samples == 0:
+            return Fault("empty")
+        if not file.is_sequential and not _has_last_sample(file):
+            return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")
+        return info
 
 
 def _has_last_sample(file: AudioFile) -> bool:

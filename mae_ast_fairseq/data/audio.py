@@ -142,13 +142,28 @@ def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[
     What is wrong with its length is in its `fault`. Where `expect_samples` is given, no more of it is read for this
     than a crop may cost.
     """
-    location = archive.parse(path)
-    with Path(path).open("rb") if location is None else archive.open_part(location) as stream:
+    with open_bytes(path) as stream:
         extent = measure(stream, expect_samples)
-        stream.seek(0)
-        source = extent.source or (path if location is None else stream)
-        with AudioFile(source, extent) as file:
+        try:
+            file = open_measured(path, stream, extent)
+        except sf.SoundFileError:
+            if extent.fault is None:
+                raise
+            _refuse_fault(path, extent.fault)
+        with file:
             yield file
+
+
+def open_bytes(path: str | Path) -> BinaryIO:
+    """Open the bytes of a file, or of `archive.zip:offset:length`; raises AudioError or OSError."""
+    location = archive.parse(path)
+    return Path(path).open("rb") if location is None else archive.open_part(location)
+
+
+def open_measured(path: str | Path, stream: BinaryIO, extent: Extent) -> AudioFile:
+    """Open audio whose bytes have been measured; raises one of DECODING_ERRORS."""
+    stream.seek(0)
+    return AudioFile(extent.source or (path if archive.parse(path) is None else stream), extent)
 
 
 def samples_at_16k(num_samples: Any, sample_rate: Any) -> Any:
@@ -178,6 +193,10 @@ def _refuse(path: str | Path, found: str, expected: str, remedy: str = _REMEDY) 
     raise AudioError(f"{path}: {found}; expected {expected}; {remedy}")
 
 
+def _refuse_fault(path: str | Path, fault: Fault) -> NoReturn:
+    _refuse(path, str(fault), "as much audio as its header states")
+
+
 def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None, expect_rate: int | None) -> None:
     if expect_rate is not None and file.samplerate != expect_rate:
         column = "the manifest's third column states a rate other than 16 kHz; rewrite it with `mae-ast manifest`"
@@ -185,7 +204,7 @@ def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None,
     if expect_samples is not None and file.frames != expect_samples:
         _refuse(path, f"it has {file.frames} samples", f"{expect_samples}, as the manifest says")
     if file.fault is not None:
-        _refuse(path, str(file.fault), "as much audio as its header states")
+        _refuse_fault(path, file.fault)
     if file.frames == 0:
         _refuse(path, "it holds no samples", "audio")
     if file.frames > MAX_SAMPLES:

@@ -14,7 +14,7 @@ _PADDING_BYTES = 4096  # zeros behind the audio: a sector's or a page's rest, an
 _NAME = re.compile(rb"[ -~]{4}")
 # Where one of these ends the file too early, the audio before it is whole.
 _KNOWN = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"fact", b"cue ", b"smpl", b"JUNK", b"PAD ", b"PEAK", b"iXML", b"afsp"}
-_FILES = {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff"}  # another one, behind the audio
+_FILES = {b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b"riff"}  # another one, behind the audio
 _TRAILERS = (b"TAG", b"APETAGEX", b"ID3", b"LYRICSBEGIN")
 _W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00"
 
@@ -120,7 +120,7 @@ def _next(body: int, size: int, begin: int, layout: Layout) -> int:
 def _read_sphere(stream: BinaryIO, begin: int, end: int) -> Stated | None:
     stream.seek(begin)
     head = stream.read(1024)
-    fields = dict(re.findall(rb"^(\w+) -i (\d+)\s*$", head, re.MULTILINE))
+    fields = dict(re.findall(rb"^(\w+) -\w+ (\d+)\s*$", head, re.MULTILINE))
     try:
         size = int(fields[b"sample_count"]) * int(fields[b"channel_count"]) * int(fields[b"sample_n_bytes"])
         return _compare(stream, begin + int(head[8:16]), size, end, None, begin)
