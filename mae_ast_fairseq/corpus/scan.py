@@ -129,14 +129,14 @@ def examine(path: str | Path) -> AudioInfo | Fault:
             extent = measure(stream)
             if extent.fault is not None:
                 return extent.fault
-            return _examine_samples(open_measured(path, stream, extent))
+            return _examine_samples(open_measured(path, stream, extent), extent.is_counted)
     except AudioError as error:
         return Fault("unreadable", str(error).removeprefix(f"{path}: "))
     except DECODING_ERRORS as error:
         return Fault("unreadable", decoding_fault(path, error))
 
 
-def _examine_samples(opened: AudioFile) -> AudioInfo | Fault:
+def _examine_samples(opened: AudioFile, is_counted: bool) -> AudioInfo | Fault:
     with opened as file:
         info = AudioInfo(file.frames, file.samplerate)
         if not MIN_RATE <= info.sample_rate <= MAX_RATE:
@@ -145,13 +145,13 @@ def _examine_samples(opened: AudioFile) -> AudioInfo | Fault:
             return Fault("no length", "the header does not state one; convert it from file to file")
         if info.num_samples == 0:
             return Fault("empty")
-        if not file.is_sequential and not _has_last_sample(file):
+        if not (is_counted or file.is_sequential) and not _has_last_sample(file):
             return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")
         return info
 
 
 def _has_last_sample(file: AudioFile) -> bool:
-    """FLAC and MP3 headers state the length of the whole, whatever is left of it: only decoding tells."""
+    """FLAC headers state the length of the whole, whatever is left of it: only decoding tells."""
     try:
         file.seek(file.frames - 1)
         return len(file.read(1)) == 1

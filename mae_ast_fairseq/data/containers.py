@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple
 # Writers that cannot seek back, such as a pipe's end, leave a size of about 2^31 or 2^32 (sox: 0x7F000000 in AIFF).
 _UNKNOWN_32 = ((0x7FFFE000, 0x80000000), (0xFFFFE000, 0xFFFFFFFF), (0x7F000000, 0x7F000010))
 _MANY_CHUNKS = 10_000
+_NEXT_TO_NOTHING = 8  # bytes: less than a chunk, and than any sound
 _PADDING_BYTES = 4096  # zeros behind the audio: a sector's or a page's rest, and no loss
 _NAME = re.compile(rb"[ -~]{4}")
 # Where one of these ends the file too early, the audio before it is whole.
@@ -139,7 +140,7 @@ def _compare(stream: BinaryIO, audio: int, size: int | None, end: int, layout: L
 
 def _is_no_audio(stream: BinaryIO, behind: int, end: int, layout: Layout | None, begin: int) -> bool:
     """Say whether what lies behind the audio is chunks, a tag, or next to nothing."""
-    if end - behind < 8:
+    if end - behind < _NEXT_TO_NOTHING:
         return True
     stream.seek(behind)
     rest = stream.read(_PADDING_BYTES)
@@ -156,11 +157,11 @@ def _is_no_audio(stream: BinaryIO, behind: int, end: int, layout: Layout | None,
 def _is_chain(stream: BinaryIO, place: int, end: int, layout: Layout, begin: int) -> bool:
     for _ in range(_MANY_CHUNKS):
         stream.seek(place)
-        if end - place < layout.head.size or stream.read(16).startswith(_TRAILERS):
+        if end - place < _NEXT_TO_NOTHING or stream.read(16).startswith(_TRAILERS):
             return True
         chunk = _chunk(stream, place, end, layout)
         if chunk is None:
-            return True
+            return False
         name, body, size = chunk
         if not _NAME.fullmatch(name) or name in _FILES or size < 0:
             return False

@@ -28,6 +28,8 @@ class Extent(NamedTuple):
     """what libsndfile is to read; None for the file as it is"""
     num_samples: int | None = None
     """None where libsndfile, reading that, knows them"""
+    is_counted: bool = False
+    """whether so many samples are known to be there without decoding the last"""
 
 
 _AS_IT_IS = Extent()
@@ -85,7 +87,7 @@ def _measure_mpeg(stream: BinaryIO, begin: int, end: int, expect_samples: int | 
     if head is None:
         return _AS_IT_IS
     source = None if is_file and head.tag_begin == begin else _source(mpeg.Spliced(b"", stream, head.tag_begin, end))
-    described = Extent(source=source)
+    described = Extent(source=source, is_counted=True)
     is_described = head.num_frames is not None and not head.is_foreign
     if is_described and (expect_samples is not None or head.num_bytes == end - head.tag_begin):
         return described
@@ -110,7 +112,7 @@ def _frames(stream: BinaryIO, head: mpeg.Head, num_frames: int, end: int) -> Ext
     lead = mpeg.lead(head, num_frames) if head.is_layer_3 else b""
     # Layers I and II know no such header: libsndfile guesses by the file's size, and must not guess too few.
     spliced = mpeg.Spliced(lead, stream, head.begin, end, b"" if lead else bytes(8192))
-    return Extent(source=_source(spliced), num_samples=num_frames * head.frame_samples)
+    return Extent(source=_source(spliced), num_samples=num_frames * head.frame_samples, is_counted=True)
 
 
 def _source(spliced: mpeg.Spliced) -> BinaryIO:
