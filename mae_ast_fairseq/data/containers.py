@@ -66,7 +66,7 @@ def read(stream: BinaryIO, begin: int, end: int) -> Stated | None:
     head = stream.read(24)
     if head[:4] in (b".snd", b"dns."):
         place, size = struct.unpack_from(">II" if head[0] == 0x2E else "<II", head.ljust(24, b"\0"), 4)
-        return _compare(stream, begin + place, None if _is_unknown(size) else size, end, None, begin)
+        return _compare(stream, begin + place, None if size == 0xFFFFFFFF else size, end, None, begin)
     if head.startswith(b"NIST_1A\n"):
         return _read_sphere(stream, begin, end)
     layout = _LAYOUTS.get(head[:4])
@@ -89,7 +89,7 @@ def _read_chunks(stream: BinaryIO, begin: int, end: int, layout: Layout) -> Stat
         if name == layout.audio:
             known = None if _is_unknown(size) and (layout.head.size == 8 or not 0 <= size < 1 << 62) else size
             if size_64 is not None and size in (0xFFFFFFFF, 0):
-                known = size_64 if 0 < size_64 < 1 << 62 else None
+                known = size_64 if size_64 < 1 << 62 else None
             return _compare(stream, body, known, end, layout, begin)._replace(is_mpeg=is_mpeg)
         stream.seek(body)
         if name == b"fmt ":

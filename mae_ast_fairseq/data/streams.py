@@ -62,12 +62,12 @@ def _last_granule(stream: BinaryIO, begin: int, end: int) -> int:
 
 def _places(stream: BinaryIO, begin: int, end: int, starts: tuple[bytes, ...]) -> Iterator[int]:
     """Yield where one of some words of a common length is, in order."""
-    overlap = len(starts[0]) - 1
+    overlap, prefix = len(starts[0]) - 1, starts[0][:4]
     for block in range(begin, end, _BLOCK_BYTES):
         stream.seek(block)
         data = stream.read(min(_BLOCK_BYTES + overlap, end - block))
-        at = data.find(starts[0][:5])
+        at = data.find(prefix)
         while at >= 0:
             if data.startswith(starts, at) and at < _BLOCK_BYTES:
                 yield block + at
-            at = data.find(starts[0][:5], at + 1)
+            at = data.find(prefix, at + 1)

@@ -1,16 +1,18 @@
 """Whole, cut and joined files of every format: how long each is, or what is wrong with it, wherever it is read."""
 
+import io
 import struct
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-from mae_ast_fairseq.corpus.check import check_manifest
+from mae_ast_fairseq.corpus.check import check_manifest, fix
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import Fault, examine
 from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.manifest import read_manifest
+from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
+from mae_ast_fairseq.data.streams import flac_lengths
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.loading import FileList
 
@@ -239,3 +241,27 @@ def test_decoders_say_nothing_on_stderr(cases, capfd):
     for name in ("mp3_two_files_joined.mp3", "mp3_vbr_no_xing.mp3", "cut_vorbis.ogg"):
         examine(cases / name)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("mark", [b"\0", b"\x80"])
+def test_flac_that_begins_with_and_without_tags_is_found_behind_another(mark):
+    stream = b"fLaC" + mark + b"\0\0\x22" + bytes(10) + (NUM_SAMPLES).to_bytes(8, "big") + bytes(1 << 20)
+    data = 2 * stream
+    assert flac_lengths(io.BytesIO(data), 0, len(data)) == [NUM_SAMPLES, NUM_SAMPLES]
+
+
+@pytest.mark.parametrize("shift", [-9, -4, 0, 3])
+def test_a_second_stream_is_found_wherever_it_begins(shift):
+    first = b"fLaC\0\0\0\x22" + bytes((1 << 20) + shift - 8)
+    data = first + b"fLaC\0\0\0\x22" + bytes(100)
+    assert len(flac_lengths(io.BytesIO(data), 0, len(data))) == 2
+
+
+def test_a_fixed_manifest_has_the_true_lengths_of_good_files_and_no_others(cases, tmp_path):
+    names = ["mp3_vbr_no_xing.mp3", "gsm610_8k.wav", "mp3_two_files_joined.mp3", "reference_plain.wav"]
+    stated = [(28_491, 16_000), (24_320, 8_000), (48_000, 16_000), (48_000, 16_000)]
+    rows = [(name, *both) for name, both in zip(names, stated, strict=True)]
+    write_manifest(tmp_path / "old.tsv", cases, rows)
+    manifest = read_manifest(tmp_path / "old.tsv")
+    rows = list(fix(manifest, check_manifest(manifest)).rows)
+    assert rows == [(names[0], 49_536, 16_000), (names[1], 24_320, 8_000), (names[3], 48_000, 16_000)]
