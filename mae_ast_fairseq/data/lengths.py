@@ -6,7 +6,8 @@ from typing import BinaryIO, NamedTuple
 
 from mae_ast_fairseq.data import containers, mpeg, streams
 
-MEND = "convert it, as by `ffmpeg -i IN OUT.wav`"
+_REWRITE = "write its header anew, as by `sox --ignore-length IN OUT.flac`"
+_REJOIN = "join them by a tool that decodes, as by `sox FIRST SECOND OUT.flac`"
 _READ_AHEAD = 1 << 16  # libsndfile reads MP3 a few bytes at a time
 
 
@@ -55,7 +56,7 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
     if held.stated is not None and held.held < held.stated:
         return Extent(Fault("truncated", f"{held.stated - held.held} bytes less than its header says"))
     if held.beyond:
-        found = f"it states {held.stated} bytes of audio, {held.beyond} more follow; {MEND}"
+        found = f"it states {held.stated} bytes of audio, {held.beyond} more follow; {_REWRITE}"
         return Extent(Fault("longer than stated", found))
     if held.is_mpeg:
         return _measure_mpeg(stream, held.begin, held.begin + held.held, expect_samples, is_file=False)
@@ -76,7 +77,7 @@ def _measure_ogg(stream: BinaryIO, begin: int, end: int, expect_samples: int | N
 
 
 def _joined(stated: int, held: int) -> Fault:
-    found = f"it states {stated} samples, {held} are there, as in files joined by `cat`; {MEND}"
+    found = f"it states {stated} samples, {held} are there, as in files joined by `cat`; {_REJOIN}"
     return Fault("longer than stated", found)
 
 

@@ -93,7 +93,7 @@ def find(stream: BinaryIO, begin: int, end: int) -> Head | None:
     at = data.find(b"\xff")
     while at >= 0:
         if _is_run(data, at, is_all=begin + len(data) == end):
-            return _head(data[at : at + 4096], begin + at)
+            return _head(data[at : at + 256].ljust(256, b"\0"), begin + at)
         at = data.find(b"\xff", at + 1)
     return None
 
@@ -203,7 +203,7 @@ def audio_end(stream: BinaryIO, end: int) -> int:
     if stream.read(3) == b"TAG":
         end -= 128
     stream.seek(max(0, end - 32))
-    footer = stream.read(32)
+    footer = stream.read(32).ljust(32, b"\0")
     if footer[:8] == b"APETAGEX":
         has_header = footer[23] & 0x80
         end -= int.from_bytes(footer[12:16], "little") + (32 if has_header else 0)
