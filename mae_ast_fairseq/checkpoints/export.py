@@ -15,6 +15,7 @@ from mae_ast_fairseq.checkpoints.fields import refuse
 from mae_ast_fairseq.checkpoints.read import Checkpoint
 from mae_ast_fairseq.checkpoints.released import ReleasedModelFields, ReleasedTaskFields, computed_tables
 from mae_ast_fairseq.checkpoints.unpickling import as_safetensors
+from mae_ast_fairseq.checkpoints.version import own_state
 from mae_ast_fairseq.config.pretraining import MaeAstFields
 from mae_ast_fairseq.files import atomic_write
 
@@ -79,7 +80,7 @@ def _released(checkpoint: Checkpoint) -> dict[str, Any]:
         "model": parts["model"],
         "criterion": None,
         "optimizer_history": [history],
-        "task_state": {},
+        "task_state": own_state(),
         "extra_state": {"train_iterator": {"epoch": 1}},
         "last_optimizer_state": None,
     }
@@ -90,7 +91,7 @@ def _s3prl(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.feature_dim != S3PRL_BANDS:
         found = f"cfg.task.feature_dim is {checkpoint.feature_dim}"
         refuse(checkpoint.path, found, f"{S3PRL_BANDS}, the log-Mel bands that s3prl computes", _EXPORT_SAFETENSORS)
-    return _released_parts(checkpoint)
+    return {**_released_parts(checkpoint), "task_state": own_state()}
 
 
 def _safetensors(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def _safetensors(checkpoint: Checkpoint) -> dict[str, Any]:
     task = {**cfg["task"], "feature_dim": checkpoint.feature_dim, "mask_type": checkpoint.mask_type}
     return {
         "cfg": {**cfg, "model": model, "task": task},
+        "task_state": own_state(),
         "optimizer_history": [] if checkpoint.num_updates is None else [{"num_updates": checkpoint.num_updates}],
         "model": {**checkpoint.state, **tensors},
     }

@@ -19,6 +19,7 @@ from mae_ast_fairseq.checkpoints.released import MODEL_TYPES as RELEASED_MODEL_T
 from mae_ast_fairseq.checkpoints.released import TASK_TYPES as RELEASED_TASK_TYPES
 from mae_ast_fairseq.checkpoints.released import Released, set_aside, tensor_shapes
 from mae_ast_fairseq.checkpoints.unpickling import FETCH_AGAIN, read_content
+from mae_ast_fairseq.checkpoints.version import read_state
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, FinetuningFields
 from mae_ast_fairseq.config.pretraining import EncoderFields, MaeAstFields, PretrainingTaskFields
 from mae_ast_fairseq.errors import CheckpointError, ConfigError
@@ -112,6 +113,7 @@ def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> C
     """
     path = checkpoint_path(path)
     content = read_content(path)
+    read_state(path, content.get("task_state"))
     cfg = section(path, content, "cfg")
     parts = {name: section(path, cfg, f"cfg.{name}") for name in ("model", "task")}
     kind = parts["model"].get("_name")

@@ -5,16 +5,13 @@ from typing import Any
 from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.read import Checkpoint
+from mae_ast_fairseq.config.continuing import NETWORK
 from mae_ast_fairseq.config.pretraining import ClassifierFields, EncoderFields, MaeAstFields
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.positions import resize_positions
 
-ARCHITECTURE = (
-    *("ast_kernel_size_chan", "ast_kernel_size_time", "ast_kernel_stride_chan", "ast_kernel_stride_time"),
-    *("encoder_layers", "encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads"),
-    *("activation_fn", "layer_norm_first", "normalization", "max_token_length"),
-)
+ARCHITECTURE = tuple(name for name in NETWORK if name in EncoderFields.__dataclass_fields__)
 """Fields that weights depend on; how much is dropped in training is for the recipe to say."""
 
 ENCODER_PREFIXES = ("batch_norm.", "post_extract_proj.", "encoder.", "positions.")

@@ -23,8 +23,10 @@ FETCH_AGAIN = "copy or download it again, or take another checkpoint of the run"
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length, then the header: JSON
 
 
-def read_content(path: Path) -> Mapping[str, Any]:
+def read_content(path: Path, mapped: bool = False) -> Mapping[str, Any]:
     """Return what a file holds, in the layout of a fairseq checkpoint: `cfg` and `model`, and others.
+
+    mapped: values of tensors are read from the file only when they are looked at, where its format allows that.
 
     Raises CheckpointError: no such file, cannot be read, not a checkpoint, truncated, with code in it.
     """
@@ -34,9 +36,19 @@ def read_content(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         found = f"it cannot be read ({error.strerror or error})" if path.exists() else "there is no such file"
         refuse(path, found, "a checkpoint", "name a file that is there and may be read, such as checkpoint_best.pt")
-    if start[_LENGTH_BYTES:] == b"{":
+    if _begins_safetensors(start):
         return _read_safetensors(path)
-    return section(path, {"content": _unpickle(path, is_zip=start.startswith(b"PK"))}, "content")
+    return section(path, {"content": _unpickle(path, start.startswith(b"PK"), mapped)}, "content")
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell whether a file, which must be there, is one of safetensors, whatever its name."""
+    with path.open("rb") as file:
+        return _begins_safetensors(file.read(_LENGTH_BYTES + 1))
+
+
+def _begins_safetensors(start: bytes) -> bool:
+    return start[_LENGTH_BYTES:] == b"{"
 
 
 def as_safetensors(content: Mapping[str, Any]) -> bytes:
@@ -67,12 +79,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**section(path, {METADATA: content}, key), "model": state}
 
 
-def _unpickle(path: Path, is_zip: bool) -> Any:
+def _unpickle(path: Path, is_zip: bool, mapped: bool) -> Any:
     """Load the tensors and plain values of a file of torch.save."""
     try:
         # Opened here, for torch looks at the end of a name; and of a strange file the error below says enough.
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if mapped and is_zip:
+                return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle may raise anything at all
         if unsafe := re.search(r"\bGLOBAL (\S+)", str(error)):

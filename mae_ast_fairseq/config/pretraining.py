@@ -158,6 +158,9 @@ class AudioTaskFields:
     rebuild_batches: bool = option(
         True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
     )
+    on_changed_data: str = option(
+        "restart", "resuming within an epoch on other clips or batches: restart (that epoch) or refuse"
+    )
     persistent_workers: bool = option(True, "loader workers live on between epochs")
 
 

@@ -32,6 +32,11 @@ class ConcatManifest:
         return np.concatenate([part.num_samples_at_16k for part in self.parts])
 
     @property
+    def fingerprint(self) -> str:
+        """The manifests' fingerprints, in their order."""
+        return " ".join(part.fingerprint for part in self.parts)
+
+    @property
     def name(self) -> str:
         """Return the manifests' own paths, for messages."""
         return ", ".join(part.name for part in self.parts)

@@ -5,10 +5,12 @@ file's sample rate as a third column where it is not 16 kHz; `samples` counts at
 """
 
 import codecs
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -67,6 +69,12 @@ class Manifest:
         if (self.sample_rates == SAMPLE_RATE).all():
             return self.num_samples
         return samples_at_16k(self.num_samples, self.sample_rates)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of every row's path, length and rate, in order; where the root lies is not in it."""
+        rows = memoryview(self._text)[self._text.index(b"\n") + 1 :]
+        return hashlib.blake2b(rows, digest_size=8).hexdigest()
 
     def path(self, row: int) -> str:
         """Return the path of a row's audio file, under the root."""

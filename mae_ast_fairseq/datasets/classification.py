@@ -1,5 +1,6 @@
 """The fairseq dataset of fine-tuning: clips of a manifest, augmented in training, as log-Mel frames with targets."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
@@ -118,6 +119,13 @@ class LabelledAudioDataset(ClipDataset):
         # Rounding may lift a place to the very end.
         drawn = np.minimum(drawn, len(self) - 1)
         return drawn + len(self) * occurrences(drawn)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what manifest and labels say of every clip, in order."""
+        labels = hashlib.blake2b(self.labels.starts.tobytes(), digest_size=8)
+        labels.update(self.labels.indices.tobytes())
+        return f"{super().fingerprint} {labels.hexdigest()}"
 
     # --- clips
 

@@ -113,6 +113,11 @@ class ClipDataset(FairseqDataset):
             )
         return np.flatnonzero(keep)
 
+    @property
+    def fingerprint(self) -> str:
+        """A digest of what the manifest says of every clip, in order."""
+        return self.manifest.fingerprint
+
     # --- what fairseq batches by
 
     def __len__(self) -> int:

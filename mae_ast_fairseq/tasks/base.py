@@ -3,6 +3,7 @@
 import logging
 import sys
 from abc import abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional, cast
 
@@ -14,6 +15,8 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import nn
 
+from mae_ast_fairseq.checkpoints.version import own_state, read_state
+from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.corpus.statistics import (
     FILE_NAME,
     NUM_CLIPS,
@@ -33,12 +36,21 @@ from mae_ast_fairseq.tasks.launch import (
     is_training_command,
     spare_fairseq_the_folders,
 )
+from mae_ast_fairseq.tasks.resume import (
+    LAST_CHECKPOINT,
+    Clips,
+    Stored,
+    changed_batches,
+    changed_score,
+    check_same_run,
+    find_stored,
+    from_first_process,
+    keep_place,
+    say_new_best,
+)
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
-
-FAIRSEQ_LAST_CHECKPOINT = "checkpoint_last.pt"
-"""The default of `checkpoint.restore_file`, which need not exist."""
 
 
 class AudioTask(FairseqTask):
@@ -51,12 +63,17 @@ class AudioTask(FairseqTask):
         super().__init__(cfg)
         self._from_checkpoint = from_checkpoint
         self._has_said_nan = False
+        require_choice("task.on_changed_data", cfg.on_changed_data, ["restart", "refuse"])
+        self.state.merge_state_dict(own_state())
+        self._has_gone_on = False
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid that datasets need."""
         if not from_checkpoint:
             _forget_former_runs()
+            if self._continued is not None and not self._from_checkpoint:
+                check_same_run(self._continued, self._run_setting)
         model = super().build_model(cfg, from_checkpoint)
         self.grid = model.grid
         return model
@@ -86,10 +103,20 @@ class AudioTask(FairseqTask):
     def undefined(self) -> dict[str, str]:
         """Why some of them may be NaN, in words."""
 
+    @cached_property
+    def _continued(self) -> Optional[Stored]:
+        """What the checkpoint says that this run goes on from; None for one from scratch."""
+        return from_first_process(lambda: find_stored(self._run_setting))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what a checkpoint has of a task; raises CheckpointError where a later version wrote it."""
+        read_state(Path("the checkpoint"), state_dict)
+        super().load_state_dict(state_dict)
+
     def _check_launch(self) -> None:
         self._folders()
         restore_file = self._run_setting("checkpoint.restore_file")
-        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
+        if restore_file != LAST_CHECKPOINT:
             check_checkpoint("checkpoint.restore_file", restore_file)
         # fairseq itself would say nothing of a misspelt one and start from scratch
         check_checkpoint("checkpoint.finetune_from_model", self._run_setting("checkpoint.finetune_from_model"))
@@ -154,9 +181,31 @@ class AudioTask(FairseqTask):
         if num_workers == 0:
             # fairseq's buffer would make batches in a thread: a process that ends in the middle of one may abort.
             data_buffer_size = 0
-        return super().get_batch_iterator(
+        iterator = super().get_batch_iterator(
             dataset, max_tokens=max_tokens, num_workers=num_workers, data_buffer_size=data_buffer_size, **kwargs
         )
+        if dataset.training and not self._from_checkpoint:
+            self._go_on(dataset, iterator)
+        return iterator
+
+    def _go_on(self, dataset: ClipDataset, iterator: EpochBatchIterator) -> None:
+        """Note what is trained on, for checkpoints, and compare it with what the run goes on from.
+
+        fairseq has set the checkpoint's best score before, and the iterator's place in the epoch afterwards.
+        """
+        valid_subset = (self._run_setting("dataset.valid_subset") or "valid").split(",")[0]  # which chooses the best
+        splits = {"train": dataset, "valid": self.datasets.get(valid_subset)}
+        clips = {name: Clips(len(each.manifest), each.fingerprint) for name, each in splits.items() if each is not None}
+        self.state.merge_state_dict(own_state({name: each._asdict() for name, each in clips.items()}))
+        if self._continued is None or self._continued.is_warm_start or self._has_gone_on:
+            return
+        self._has_gone_on = True
+        changes = changed_batches(self._continued, self._run_setting, clips)
+        keep_place(iterator, self._continued, changes, refuses=self.cfg.on_changed_data == "refuse")
+        reasons = changed_score(self._continued, self._run_setting, clips)
+        if reasons and hasattr(checkpoint_utils.save_checkpoint, "best"):
+            say_new_best(reasons)
+            _forget_former_runs()
 
     def _num_shown(self, iterator: EpochBatchIterator) -> int:
         """Count the batches of a validation that each process is shown, fillers with them.

@@ -29,8 +29,9 @@ from mae_ast_fairseq.optim.layerwise import (
     drop_frozen_gradients,
     mark_parameters,
 )
-from mae_ast_fairseq.tasks.base import FAIRSEQ_LAST_CHECKPOINT, AudioTask
+from mae_ast_fairseq.tasks.base import AudioTask
 from mae_ast_fairseq.tasks.launch import check_checkpoint, read_checked
+from mae_ast_fairseq.tasks.resume import Stored
 from mae_ast_fairseq.tasks.validation import ValidationScores
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -90,9 +91,9 @@ class MaeAstClassificationTask(AudioTask):
                 f"model.labels: {_shown(cfg.labels)} was given; expected the labels of task.data, {_shown(labels)}; "
                 "leave the field out: the task fills it in"
             )
-        checkpoint, taken, path = None, {}, self._path_to_continue()
-        if path is not None:
-            taken = self._continued_fields(path, labels)
+        checkpoint, taken, path = None, {}, None
+        if self._continued is not None:
+            path, taken = self._continued.path, self._continued_fields(self._continued, labels)
         elif cfg.pretrained is not None:
             path = checkpoint_path(cfg.pretrained)
             check_checkpoint("model.pretrained", str(path))
@@ -113,22 +114,14 @@ class MaeAstClassificationTask(AudioTask):
                 f"set model.pretrained={path}, which takes the encoder of any of our checkpoints"
             )
 
-    def _path_to_continue(self) -> Optional[Path]:
-        """Return the checkpoint that fairseq will continue from; None for a new run."""
-        restore_file = self._run_setting("checkpoint.restore_file") or FAIRSEQ_LAST_CHECKPOINT
-        if restore_file != FAIRSEQ_LAST_CHECKPOINT:
-            return Path(restore_file)
-        path = Path(self._run_setting("checkpoint.save_dir") or ".", restore_file)
-        return path if path.is_file() else None
-
-    def _continued_fields(self, path: Path, labels: Sequence[str]) -> dict[str, Any]:
-        checkpoint = read_checkpoint(path)
-        if checkpoint.kind != KIND:
+    def _continued_fields(self, stored: Stored, labels: Sequence[str]) -> dict[str, Any]:
+        path = stored.path
+        if stored.kind != KIND:
             raise ConfigError(
-                f"checkpoint.restore_file: {path} is a checkpoint of {checkpoint.kind}; expected one of {KIND} to "
+                f"checkpoint.restore_file: {path} is a checkpoint of {stored.kind}; expected one of {KIND} to "
                 f"continue; to start from its encoder set model.pretrained={path} and leave checkpoint.restore_file out"
             )
-        fields = cast(ClassifierFields, checkpoint.model)
+        fields = cast(ClassifierFields, stored.model)
         check_same_labels(path, fields.labels, labels)
         if fields.multi_label != self.cfg.multi_label:
             raise ConfigError(

@@ -213,7 +213,7 @@ def test_the_layout_is_that_of_the_released_files(golden, tmp_path: Path, export
 def test_s3prl_gets_what_is_released_without_what_only_fairseq_reads(tmp_path: Path, exported) -> None:
     source = save_tiny_checkpoint(tmp_path / "ours.pt")
     released, s3prl = (content(exported(source, layout)) for layout in LIKE_RELEASED)
-    assert set(s3prl) == {"cfg", "model"}
+    assert set(s3prl) == {"cfg", "model", "task_state"}
     assert s3prl["cfg"] == {name: released["cfg"][name] for name in ("model", "task")}
     assert_same_state(s3prl["model"], released["model"])
 
