@@ -13,6 +13,7 @@ from mae_ast_fairseq.config.pretraining import MaeAstFields, PretrainingCriterio
 from mae_ast_fairseq.errors import UserError
 from tests.checkpoints.released.make import DECODER, MODEL
 from tests.finetuning import finetune, set_up, write_tones
+from tests.processes import run_two
 from tests.tiny import PATCH
 from tests.training import train
 
@@ -287,3 +288,18 @@ def test_the_best_is_chosen_anew_where_it_cannot_be_compared(begun, tones, tmp_p
     pretrain(data, tmp_path / "run", f"checkpoint.restore_file={start}", "optimization.max_update=5", *override)
     assert (tmp_path / "run" / "checkpoint_best.pt").is_file() == (changed != "nothing")
     assert (best_of(tmp_path / "run") == 1e-9) == (changed == "nothing")
+
+
+# --- several processes
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_starts_the_epoch_anew(begun, tones, tmp_path):
+    codes, outputs = run_two(
+        "mae_ast_tiny", tones, tmp_path, *SMALL, "common.bf16=false", "dataset.max_tokens=20000", "common.cpu=true",
+        "common.log_interval=1", "optimization.max_update=5", "task.max_bad_fraction=0.2",
+        f"checkpoint.restore_file={begun}/checkpoint_last.pt",
+    )  # fmt: skip
+    assert codes == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
+    line = "distributed_training.distributed_world_size: 1 -> 2; epoch 1, which it left after 3 batches, starts anew"
+    assert [line in output for output in outputs] == [True, False]
