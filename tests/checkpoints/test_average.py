@@ -48,6 +48,13 @@ def test_what_a_released_file_has_besides_the_model_is_kept(golden, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_another_dropout_is_no_other_model(tmp_path):
+    files = [pretrained(tmp_path / "a.pt"), pretrained(tmp_path / "b.pt", dropout=0.3)]
+    average_checkpoints(files, tmp_path / "mean.pt")
+    with pytest.raises(CheckpointError, match=r"c\.pt: .*activation_fn is 'relu', not 'gelu'"):
+        average_checkpoints([files[0], pretrained(tmp_path / "c.pt", activation_fn="relu")], tmp_path / "mean.pt")
+
+
 def test_checkpoints_of_different_models_have_no_mean(checkpoints, tmp_path):
     other = pretrained(tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match=r"other\.pt: its model is another than that of .*checkpoint1\.pt"):

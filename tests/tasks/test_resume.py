@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mae_ast_fairseq.checkpoints.export import export
+from mae_ast_fairseq.checkpoints.read import read_checkpoint
 from mae_ast_fairseq.checkpoints.version import FORMAT, KEY
 from mae_ast_fairseq.config.continuing import BATCHES, DATA, FREE, NETWORK, network
 from mae_ast_fairseq.config.pretraining import MaeAstFields, PretrainingCriterionFields, PretrainingTaskFields
@@ -150,6 +152,21 @@ def test_a_warm_start_takes_another_criterion_precision_and_schedule(begun, tone
         "criterion.reconstruction_weight=0", "optimization.max_update=1",
     )  # fmt: skip
     assert run.updates[0]["num_updates"] == 1
+
+
+@pytest.mark.parametrize("field", ["restore_file", "finetune_from_model"])
+@pytest.mark.parametrize("precision", ["true", "false"])
+def test_an_exported_checkpoint_is_gone_on_from(begun, tones, tmp_path, field, precision):
+    export(read_checkpoint(begun / "checkpoint_last.pt"), "released", tmp_path / "start.pt")
+    settings = (f"checkpoint.{field}={tmp_path}/start.pt", f"common.bf16={precision}", "optimization.max_update=1")
+    assert pretrain(tones, tmp_path / "run", *settings).updates[0]["num_updates"] == 1
+
+
+@pytest.mark.parametrize("layout", ["s3prl", "safetensors"])
+def test_a_layout_that_fairseq_does_not_load_is_one_line(begun, tones, tmp_path, layout):
+    export(read_checkpoint(begun / "checkpoint_last.pt"), layout, tmp_path / "start.pt")
+    with pytest.raises(UserError, match=r"start\.pt: fairseq cannot start from this layout; .*--to released"):
+        pretrain(tones, tmp_path / "run", f"checkpoint.finetune_from_model={tmp_path}/start.pt")
 
 
 def test_another_kind_of_model_is_one_line(begun, tones):
