@@ -4,10 +4,13 @@ import io
 import os
 from typing import BinaryIO, NamedTuple
 
+import soundfile as sf
+
 from mae_ast_fairseq.data import containers, mpeg, streams
 
 _REWRITE = "write its header anew, as by `sox --ignore-length IN OUT.flac`"
 _REJOIN = "join them by a tool that decodes, as by `sox FIRST SECOND OUT.flac`"
+_BLOCK_SAMPLES = 1 << 16
 _READ_AHEAD = 1 << 16  # libsndfile reads MP3 a few bytes at a time
 
 
@@ -19,6 +22,13 @@ class Fault(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.found}" if self.found else self.kind
+
+
+class _Forward(sf.SoundFile):
+    """A file that soundfile only reads on: elsewhere it seeks after each read, which FLAC cannot at its end."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 class Extent(NamedTuple):
@@ -47,7 +57,7 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
     stream.seek(begin)
     head = stream.read(4)
     if head == b"fLaC":
-        return _AS_IT_IS if expect_samples is not None else _measure_flac(stream, begin, end)
+        return _measure_flac(stream, begin, end, expect_samples)
     if head == b"OggS":
         return _measure_ogg(stream, begin, end, expect_samples)
     held = containers.read(stream, begin, end)
@@ -63,9 +73,27 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
     return _AS_IT_IS
 
 
-def _measure_flac(stream: BinaryIO, begin: int, end: int) -> Extent:
-    lengths = streams.flac_lengths(stream, begin, end)
-    return _AS_IT_IS if len(lengths) < 2 else Extent(_joined(lengths[0], sum(lengths)))
+def _measure_flac(stream: BinaryIO, begin: int, end: int, expect_samples: int | None) -> Extent:
+    if expect_samples is None and len(lengths := streams.flac_lengths(stream, begin, end)) > 1:
+        return Extent(_joined(lengths[0], sum(lengths)))
+    if streams.flac_samples(stream, begin):
+        return _AS_IT_IS
+    num_samples = expect_samples or _count_flac(stream, begin, end)
+    return Extent(source=_flac_stating(stream, begin, end, num_samples), is_counted=True)
+
+
+def _flac_stating(stream: BinaryIO, begin: int, end: int, num_samples: int) -> BinaryIO:
+    start = streams.flac_start(stream, begin, num_samples)
+    return _source(mpeg.Spliced(start, stream, begin + len(start), end))
+
+
+def _count_flac(stream: BinaryIO, begin: int, end: int) -> int:
+    """Decode FLAC whose header states no number of samples, as from a pipe, and count them."""
+    num_samples = 0
+    with _Forward(_flac_stating(stream, begin, end, streams.MAX_FLAC_SAMPLES)) as file:
+        while num_read := len(file.read(_BLOCK_SAMPLES, dtype="int16")):
+            num_samples += num_read
+    return num_samples
 
 
 def _measure_ogg(stream: BinaryIO, begin: int, end: int, expect_samples: int | None) -> Extent:

@@ -205,13 +205,17 @@ def test_a_truncated_wav_is_told_by_the_manifests_length(tmp_path):
     assert "expected 32000" in _refused(path, expect_samples=32000)
 
 
-def test_a_flac_without_a_length_is_named(tmp_path):
+def test_a_flac_that_states_no_length_is_read_whole(tmp_path):
     path = _write(tmp_path / "a.flac", _noise(32000))
+    stated = load_audio(path)
     data = bytearray(path.read_bytes())
     data[21] &= 0xF0  # the 36 bits of STREAMINFO's number of samples
     data[22:26] = bytes(4)
     path.write_bytes(data)
-    assert "does not state how long" in _refused(path)
+    assert np.array_equal(load_audio(path), stated)
+    assert np.array_equal(load_audio(path, 20_000, 500, expect_samples=32_000), stated[20_000:20_500])
+    path.write_bytes(data[: len(data) * 2 // 3])
+    assert "cannot be decoded" in _refused(path, expect_samples=32_000)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
