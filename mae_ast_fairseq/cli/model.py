@@ -93,8 +93,8 @@ def read_clips(args: argparse.Namespace) -> Manifest | FileList:
         raise ConfigError(f"{found} given; expected one of them: name files or folders, or a manifest")
     if args.manifest is not None:
         return read_manifest(args.manifest)
-    files = dict(entry for path in args.paths for entry in _files(path))
-    return FileList(list(files), {path: fault for path, fault in files.items() if fault})
+    files = [entry for path in args.paths for entry in _files(path)]
+    return FileList([path for path, _ in files], {path: fault for path, fault in files if fault})
 
 
 def _files(path: str) -> Iterator[tuple[str, str]]:

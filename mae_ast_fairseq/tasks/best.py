@@ -87,7 +87,7 @@ def leave_out_nan(
         directions: the figures that could choose it.
         reasons: why figures may be undefined, by name.
     """
-    if not math.isnan(stats[name]):
+    if name not in stats or not math.isnan(stats[name]):
         return None
     stats[name] = None
     numbers = {other: float(stats[other]) for other in directions if stats.get(other) is not None}

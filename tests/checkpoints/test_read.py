@@ -235,7 +235,7 @@ def test_another_kind_of_model_is_named(content, message, name: Any) -> None:
         ("model", "enc_conv_pos", True, "True; expected False, the only one that is built"),
         ("task", "feature_type", "mfcc", "'mfcc'; expected 'fbank', the only one that is built"),
         ("task", "max_sample_size", 0.5, "0.5; expected Optional[int]"),
-        ("task", "data", {"a": torch.ones(1)}, "dict; expected Optional[str]"),
+        ("task", "data", {"a": torch.ones(1)}, "dict; expected Union[str, list[str], NoneType]"),
         ("task", "seed", {"a": torch.ones(1)}, "dict; expected int"),
         ("task", "from_a_fork", {"a": torch.ones(1)}, "dict; expected plain values"),
         ("task", "feature_dim", "128", "'128'; expected int"),

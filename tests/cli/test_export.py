@@ -47,7 +47,7 @@ def test_a_file_that_is_there_is_replaced(source, tmp_path, capsys):
     out = tmp_path / "copy.pt"
     out.write_bytes(b"old")
     _run(capsys, source, "--to", "s3prl", "--out", out)
-    assert set(torch.load(out, weights_only=True)) == {"cfg", "model"}
+    assert set(torch.load(out, weights_only=True)) == {"cfg", "model", "task_state"}
 
 
 def test_it_needs_no_fairseq(source, tmp_path):
