@@ -6,9 +6,9 @@ algorithm 1), not before.
 """
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq.dataclass import FairseqDataclass
@@ -48,13 +48,23 @@ class FusedAdam(FairseqOptimizer):
 
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """The arguments that a checkpoint's own are replaced by on resuming."""
+        """The arguments of torch's optimiser; those of a checkpoint give way to them."""
         return {
             "lr": float(self.cfg.lr[0]),
             "betas": parse_betas(self.cfg.adam_betas),
             "eps": self.cfg.adam_eps,
             "weight_decay": self.cfg.weight_decay,
         }
+
+    def load_state_dict(
+        self, state_dict: dict[str, Any], optimizer_overrides: Optional[Mapping[str, Any]] = None
+    ) -> None:
+        """Take over a checkpoint's moments, but not its decay rates, epsilon and weight decay: the config's hold.
+
+        The learning rate is the schedule's to set.
+        """
+        settings = {name: value for name, value in self.optimizer_config.items() if name != "lr"}
+        super().load_state_dict(state_dict, {**settings, **(optimizer_overrides or {})})
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate, times each group's `lr_scale`."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Optional, TypeVar
 
 import torch
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import OmegaConf
 
 from mae_ast_fairseq.checkpoints.fields import is_interpolated, refuse, section, shown
@@ -30,6 +31,7 @@ from mae_ast_fairseq.config.continuing import (
 from mae_ast_fairseq.config.pretraining import EncoderFields, PretrainingCriterionFields, PretrainingTaskFields
 from mae_ast_fairseq.errors import ConfigError, UserError
 from mae_ast_fairseq.nn.build import MODELS
+from mae_ast_fairseq.optim.fused_adam import FusedAdam
 from mae_ast_fairseq.tasks.launch import is_first_process
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -195,10 +197,17 @@ def check_same_run(stored: Stored, setting: Setting) -> None:
         _refuse_differences(stored, _network_differences(stored, setting))
     _refuse_differences(stored, stored.differences([f"task.{name}" for name in DATA], setting))
     if stored.has_optimizer and not (stored.is_warm_start or setting("checkpoint.reset_optimizer")):
-        names = [*OPTIMIZER_OF_FAIRSEQ, *(f"model.{name}" for name in OPTIMIZER)]
+        names = [*OPTIMIZER_OF_FAIRSEQ, *(f"model.{name}" for name in OPTIMIZER), *_held_settings(stored, setting)]
         found = stored.differences(names, setting)
         if {each.field for each in found} != HALF_PRECISIONS:
             _refuse_differences(stored, found, "set checkpoint.reset_optimizer=true")
+
+
+def _held_settings(stored: Stored, setting: Setting) -> list[str]:
+    """Return the fields of an optimiser of fairseq: its state brings the former values back, which ours does not."""
+    if issubclass(OPTIMIZER_REGISTRY.get(setting("optimizer._name"), object), FusedAdam):
+        return []
+    return [f"optimizer.{name}" for name in stored.cfg.get("optimizer", {}) if name != "lr"]
 
 
 def _network_differences(stored: Stored, setting: Setting) -> list[Difference]:

@@ -85,3 +85,18 @@ def test_it_trains_and_resumes(corpus, tmp_path, bf16: str) -> None:
 def test_under_the_training_command_that_is_one_line_without_a_traceback():
     with pytest.raises(TrainingError, match=r"optimizer\.adam_betas: 'nope' was given"):
         FusedAdam(FusedAdamConfig(adam_betas="nope", lr=[LR]), [torch.nn.Parameter(torch.zeros(1))])
+
+
+def test_a_checkpoints_settings_give_way_to_those_of_the_config():
+    def build(**settings) -> FusedAdam:
+        groups = [{"params": [nn.Parameter(torch.ones(1))], "lr_scale": scale} for scale in (1.0, 0.5)]
+        return FusedAdam(FusedAdamConfig(lr=[LR], **settings), groups)
+
+    former = build(adam_betas="(0.9,0.98)", adam_eps=1e-6, weight_decay=0.1)
+    now = build(adam_betas="(0.5,0.6)", adam_eps=0.1, weight_decay=0.7)
+    now.load_state_dict(former.state_dict())
+    for group, scale in zip(now.param_groups, (1.0, 0.5), strict=True):
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.6), 0.1, 0.7)
+        assert group["lr_scale"] == scale
+    now.load_state_dict(former.state_dict(), {"weight_decay": 0.3})
+    assert [group["weight_decay"] for group in now.param_groups] == [0.3, 0.3]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mae_ast_fairseq.checkpoints.export import export
 from mae_ast_fairseq.checkpoints.read import read_checkpoint
@@ -17,7 +18,7 @@ from tests.checkpoints.released.make import DECODER, MODEL
 from tests.finetuning import finetune, set_up, write_tones
 from tests.processes import run_two
 from tests.tiny import PATCH
-from tests.training import train
+from tests.training import EXAMPLES, train
 
 FAST = ("common.bf16=false", "dataset.max_tokens=20000", "checkpoint.no_save=false")
 SMALL = (*(f"model.{name}={value}" for name, value in PATCH.items()), *MODEL[4:], *DECODER)
@@ -42,6 +43,10 @@ FREE_CHANGES = {
         "on_changed_data": "refuse",
     },
     "criterion": {"reconstruction_weight": 1, "classification_weight": 2},
+    "optimizer": {"adam_betas": "'(0.5,0.6)'", "adam_eps": 0.01, "weight_decay": 0.5},
+    "lr_scheduler": {
+        "warmup_updates": 2, "total_num_update": 9, "end_learning_rate": 1e-9, "power": 2, "force_anneal": 1,
+    },
 }  # fmt: skip
 BATCH_CHANGES = {
     "task.seed": 5, "task.data_weights": "'0.5'", "task.max_sample_size": 8000, "task.min_sample_size": 5000,
@@ -102,6 +107,9 @@ def test_every_field_of_pretraining_is_tried():
     assert task & set(BATCHES) <= tried
     assert FREE_CHANGES["task"].keys() == task & set(FREE) - {"data"}
     assert FREE_CHANGES["criterion"].keys() == set(PretrainingCriterionFields.__dataclass_fields__)
+    recipe = OmegaConf.load(EXAMPLES / "base" / "pretraining.yaml")
+    for part in ("optimizer", "lr_scheduler"):
+        assert FREE_CHANGES[part].keys() == recipe[part].keys() - {"_name"}
 
 
 @pytest.mark.parametrize("name", NETWORK_CHANGES)
@@ -137,6 +145,19 @@ def test_what_is_free_goes_on_in_its_place(resume, override):
     checkpoint, said = resume(override)
     assert place(checkpoint) == (1, 5)
     assert "starts anew" not in said
+
+
+def test_the_optimisers_settings_are_those_given(resume):
+    checkpoint, _ = resume(*(f"optimizer.{name}={value}" for name, value in FREE_CHANGES["optimizer"].items()))
+    for group in checkpoint["last_optimizer_state"]["param_groups"]:
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.5, 0.6), 0.01, 0.5)
+
+
+def test_settings_that_an_optimiser_of_fairseq_would_bring_back_are_one_line(tones, tmp_path):
+    settings = (tones, tmp_path, "optimizer._name=adam", "optimization.max_update=1")
+    pretrain(*settings)
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay: 0\.5 was given; expected 0\.01.*reset_optimizer"):
+        pretrain(*settings, "optimizer.weight_decay=0.5")
 
 
 @pytest.mark.parametrize("field", ["restore_file", "finetune_from_model"])
