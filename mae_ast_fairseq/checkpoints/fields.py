@@ -55,7 +55,9 @@ def is_interpolated(value: Any) -> bool:
 
 def shown(value: Any) -> str:
     """Return a value for a message, in one short line."""
-    return short(repr(value)) if isinstance(value, (str, int, float, NoneType)) else type(value).__name__
+    plain = (str, int, float, NoneType)
+    is_shown = isinstance(value, plain) or (type(value) is list and all(isinstance(item, plain) for item in value))
+    return short(repr(value)) if is_shown else type(value).__name__
 
 
 def short(text: str) -> str:

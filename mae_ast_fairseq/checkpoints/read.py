@@ -54,8 +54,7 @@ TASK_TYPES = {
     **get_type_hints(ClassificationTaskFields),
     **get_type_hints(PretrainingTaskFields),
     **RELEASED_TASK_TYPES,
-    "data": Optional[str | list[str]],
-    "data_weights": Optional[str | float | list[float]],
+    **dict.fromkeys(("data", "data_weights"), Any),
 }
 LEFT_OUT_TYPES = {
     "mae_ast": RELEASED_MODEL_TYPES,

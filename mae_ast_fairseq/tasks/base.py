@@ -34,6 +34,7 @@ from mae_ast_fairseq.tasks.launch import (
     data_folders,
     is_first_process,
     is_training_command,
+    settle_data,
     spare_fairseq_the_folders,
 )
 from mae_ast_fairseq.tasks.resume import (
@@ -44,6 +45,7 @@ from mae_ast_fairseq.tasks.resume import (
     changed_score,
     check_same_run,
     find_stored,
+    first_subset,
     from_first_process,
     keep_place,
     say_new_best,
@@ -70,9 +72,10 @@ class AudioTask(FairseqTask):
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid that datasets need."""
-        if not from_checkpoint:
+        if not (from_checkpoint or self._from_checkpoint):
+            settle_data(self.cfg)
             _forget_former_runs()
-            if self._continued is not None and not self._from_checkpoint:
+            if self._continued is not None:
                 check_same_run(self._continued, self._run_setting)
         model = super().build_model(cfg, from_checkpoint)
         self.grid = model.grid
@@ -193,8 +196,7 @@ class AudioTask(FairseqTask):
 
         fairseq has set the checkpoint's best score before, and the iterator's place in the epoch afterwards.
         """
-        valid_subset = (self._run_setting("dataset.valid_subset") or "valid").split(",")[0]  # which chooses the best
-        splits = {"train": dataset, "valid": self.datasets.get(valid_subset)}
+        splits = {"train": dataset, "valid": self.datasets.get(first_subset(self._run_setting, "valid"))}
         clips = {name: Clips(len(each.manifest), each.fingerprint) for name, each in splits.items() if each is not None}
         self.state.merge_state_dict(own_state({name: each._asdict() for name, each in clips.items()}))
         if self._continued is None or self._continued.is_warm_start or self._has_gone_on:

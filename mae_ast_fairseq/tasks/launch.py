@@ -46,27 +46,73 @@ def data_folders(data: Any) -> list[Path]:
     A text that is the path of a folder as it stands is that folder. Relative ones count from where the command was
     started. Raises ConfigError where one is not there.
     """
+    named = _named_folders(data)
+    for name, folder in named:
+        if not name:
+            raise ConfigError(
+                f"task.data: {str(data)!r} has an empty name; expected folders; take out the {os.pathsep!r} too "
+                "many, or name the current folder by ."
+            )
+        if not folder.is_dir():
+            raise ConfigError(
+                f"task.data: there is no folder {folder}; expected one that holds train.tsv and valid.tsv, as `mae-ast "
+                f"manifest` writes them{_remark_on_separator(data)}"
+            )
+    return [folder for _, folder in named]
+
+
+def _named_folders(data: Any) -> list[tuple[str, Path]]:
+    """Return each name in `task.data` with the path that it means."""
     start = get_original_cwd() if is_training_command() else "."
     names = _listed(data)
     if len(names) > 1 and not _is_list(data) and Path(start, str(data)).is_dir():
         names = [str(data)]
-    for name in names:
-        if not Path(start, name).is_dir():
-            raise ConfigError(
-                f"task.data: there is no folder {Path(start, name).absolute()}; expected one that holds train.tsv and "
-                f"valid.tsv, as `mae-ast manifest` writes them{_remark_on_separator(data)}"
-            )
-    return [Path(start, name).absolute() for name in names]
+    return [(name, Path(start, name).absolute()) for name in names]
+
+
+def settle_data(cfg: Any) -> None:
+    """Write into a task's config, in place, what names its data in one form, whatever YAML read it as.
+
+    Folders become text, one or a list; the weights, fractions: a list. So does the run's config in which it hangs, of
+    which fairseq gave the task a copy. Raises ConfigError where either cannot be.
+    """
+    if OmegaConf.is_missing(cfg, "data") or not cfg.data:
+        return
+    settled: dict[str, Any] = {"data": [str(name) for name in cfg.data] if _is_list(cfg.data) else str(cfg.data)}
+    if cfg.get("data_weights") is not None:
+        settled["data_weights"] = read_weights(cfg.data_weights, len(data_folders(cfg.data)))
+    for part in (cfg, OmegaConf.select(cfg._get_root(), "task")):
+        if part is not None:
+            part.update(settled)
 
 
 def spare_fairseq_the_folders(run: DictConfig) -> None:
-    """Keep fairseq from listing `task.data` where it cannot: it takes every `:` for a separator, and wants a text.
+    """Look for sets such as valid1.tsv that `dataset.valid_subset` leaves out, and keep fairseq from doing so.
 
-    It looks there for sets such as valid1.tsv that `dataset.valid_subset` leaves out.
+    It takes every `:` of `task.data` for a separator, wants a text, and ends in a traceback. Raises ConfigError where
+    there are some and the run does not say that they are to be left out.
     """
-    data = OmegaConf.select(run, "task.data")
-    if _is_list(data) or not all(Path(name).is_dir() for name in _listed(data)):
-        OmegaConf.update(run, "dataset.ignore_unused_valid_subsets", True)
+    dataset, data = OmegaConf.select(run, "dataset"), OmegaConf.select(run, "task.data")
+    if dataset is None or data is None:  # of a released checkpoint
+        return
+    if not (dataset.ignore_unused_valid_subsets or dataset.combine_valid_subsets or dataset.disable_validation):
+        found = {path.stem for _, folder in _named_folders(data) for path in folder.glob("valid*[0-9].tsv")}
+        if others := sorted(found - set(dataset.valid_subset.split(","))):
+            raise ConfigError(
+                f"dataset.valid_subset: {dataset.valid_subset} was given, and task.data has {', '.join(others)} too; "
+                f"expected all of them; set 'dataset.valid_subset=\"{','.join([dataset.valid_subset, *others])}\"', or "
+                "dataset.ignore_unused_valid_subsets=true to leave them out"
+            )
+    OmegaConf.update(run, "dataset.ignore_unused_valid_subsets", True)
+
+
+def same_folders(data: Any, others: Any) -> bool:
+    """Tell whether two values of `task.data` name the same folders, which must be there, in the same order."""
+    try:
+        first, second = ([folder.resolve() for folder in data_folders(each)] for each in (data, others))
+    except ConfigError:
+        return False
+    return first == second
 
 
 def _remark_on_separator(data: Any) -> str:
@@ -99,16 +145,21 @@ def read_weights(weights: Any, num_folders: int) -> list[float] | None:
     """Return the numbers of `task.data_weights`; raises ConfigError where they do not match the manifests."""
     if weights is None:
         return None
-    try:
-        numbers = [float(weight) for weight in _listed(weights)]
-    except ValueError:
-        numbers = []
+    numbers = weights_in_one_form(weights)
     if len(numbers) != num_folders or not all(0 < number <= 1 for number in numbers):
         raise ConfigError(
             f"task.data_weights: {weights!r} was given; expected {num_folders} fractions above 0 and at most 1, one "
             "for each folder of task.data, as in [1,0.25] or 1:0.25 (in YAML in quotes, or it is read as one number)"
         )
     return numbers
+
+
+def weights_in_one_form(weights: Any) -> list[float]:
+    """Return the numbers of `task.data_weights`; none where they are not numbers."""
+    try:
+        return [float(weight) for weight in _listed(weights)]
+    except (ValueError, TypeError):
+        return []
 
 
 def check_checkpoint(field: str, path: str | None) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar, get_type_hints
 
 import torch
 from fairseq.data.iterators import EpochBatchIterator
@@ -32,7 +32,7 @@ from mae_ast_fairseq.config.pretraining import EncoderFields, PretrainingCriteri
 from mae_ast_fairseq.errors import ConfigError, UserError
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
-from mae_ast_fairseq.tasks.launch import is_first_process
+from mae_ast_fairseq.tasks.launch import is_first_process, same_folders, weights_in_one_form
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
@@ -171,16 +171,29 @@ def read_stored(path: Path, field: str) -> Stored:
         field=field,
         cfg={"task": {}, **sections},
         has_normalization="normalization" in cfg["model"],
-        clips={split: Clips(**values) for split, values in state.get("clips", {}).items()},
+        clips=_clips(state.get("clips")),
         has_optimizer=content.get("last_optimizer_state") is not None,
         is_loadable=bool(content.get("optimizer_history")) and not is_safetensors(path),
     )
 
 
+def _clips(noted: Any) -> dict[str, Clips]:
+    """Return what a file notes of its clips; what a later version writes otherwise is left out."""
+    types = get_type_hints(Clips)
+    return {
+        split: Clips(*(values[name] for name in types))
+        for split, values in (noted.items() if isinstance(noted, Mapping) else ())
+        if isinstance(values, Mapping) and all(type(values.get(name)) is kind for name, kind in types.items())
+    }
+
+
 def _completed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     kind = FIELDS.get(name, {}).get(str(values.get("_name")))
     defaults = vars(kind()) if kind else {}
-    return {key: value for key, value in {**defaults, **values}.items() if not is_interpolated(value)}
+    found = {key: value for key, value in {**defaults, **values}.items() if not is_interpolated(value)}
+    if found.get("data_weights") is not None:
+        found["data_weights"] = weights_in_one_form(found["data_weights"])
+    return found
 
 
 def check_same_run(stored: Stored, setting: Setting) -> None:
@@ -243,7 +256,11 @@ def _refuse_differences(stored: Stored, differences: Sequence[Difference], remed
 def changed_batches(stored: Stored, setting: Setting, clips: Mapping[str, Clips]) -> list[str]:
     """Say what is not as in the checkpoint of what an epoch's batches are made of."""
     names = [*BATCHES_OF_FAIRSEQ, *(f"task.{name}" for name in BATCHES)]
-    return [*_changed_clips(stored, clips, "train"), *map(_arrow, stored.differences(names, setting))]
+    found = [*_changed_clips(stored, setting, clips, "train"), *map(_arrow, stored.differences(names, setting))]
+    weights = setting("task.data_weights")
+    if not stored.clips and weights and any(weight != 1 for weight in weights) and not found:
+        found.append("task.data_weights: rounded to clips by the version that wrote it -> carried over between epochs")
+    return found
 
 
 def changed_score(stored: Stored, setting: Setting, clips: Mapping[str, Clips]) -> list[str]:
@@ -251,21 +268,31 @@ def changed_score(stored: Stored, setting: Setting, clips: Mapping[str, Clips]) 
 
     Other clips to train on change it only where the folder has no best checkpoint, which a better one must replace.
     """
-    found = [*_changed_clips(stored, clips, "valid"), *map(_arrow, stored.differences(SCORE, setting))]
+    found = [*_changed_clips(stored, setting, clips, "valid"), *map(_arrow, stored.differences(SCORE, setting))]
     if not Path(setting("checkpoint.save_dir") or ".", BEST_CHECKPOINT).is_file():
-        found += _changed_clips(stored, clips, "train")
-    if not stored.clips:  # of an earlier version: the folder is all that is known
+        found += _changed_clips(stored, setting, clips, "train")
+    data = stored.cfg["task"].get("data")
+    if not stored.clips and not same_folders(data, setting("task.data")):  # of an earlier version: all that is known
         found += map(_arrow, stored.differences(["task.data"], setting))
     return found
 
 
-def _changed_clips(stored: Stored, clips: Mapping[str, Clips], split: str) -> list[str]:
+def first_subset(setting: Setting, split: str) -> str:
+    """Return the name of a split's manifest: of several for validation the first, which chooses the best."""
+    return (setting(f"dataset.{split}_subset") or split).split(",")[0]
+
+
+def _changed_clips(stored: Stored, setting: Setting, clips: Mapping[str, Clips], split: str) -> list[str]:
     if split not in stored.clips or split not in clips or stored.clips[split] == clips[split]:
         return []
+    name = first_subset(setting, split)
+    former = first_subset(lambda key: stored.cfg.get("dataset", {}).get(key.rpartition(".")[2]), split)
+    if name != former:
+        return [f"dataset.{split}_subset: {former} -> {name}"]
     before, now = stored.clips[split].num_clips, clips[split].num_clips
     if before != now:
-        return [f"corpus: {before:,} -> {now:,} clips in {split}.tsv"]
-    return [f"corpus: {now:,} clips in {split}.tsv, but other files, lengths, labels or order"]
+        return [f"corpus: {before:,} -> {now:,} clips in {name}.tsv"]
+    return [f"corpus: {now:,} clips in {name}.tsv, but other files, lengths, labels or order"]
 
 
 def _arrow(difference: Difference) -> str:
@@ -281,7 +308,9 @@ def keep_place(iterator: EpochBatchIterator, stored: Stored, changes: Sequence[s
 
     @without_traceback
     def load(state: dict[str, Any]) -> None:
-        place, found = state.get("iterations_in_epoch", 0), list(changes)
+        if "iterations_in_epoch" not in state:  # of the released layout: it says nothing of batches
+            return load_state_dict(state)
+        place, found = state["iterations_in_epoch"], list(changes)
         if place and place >= len(iterator) and not found:
             found = [f"batches in epoch {state['epoch']}: more than {place} -> {len(iterator)}"]
         if not found:

@@ -218,8 +218,7 @@ def test_a_part_of_another_kind_is_named(content, message, key: str) -> None:
 @pytest.mark.parametrize("name", ["hubert", None, ["mae_ast"]])
 def test_another_kind_of_model_is_named(content, message, name: Any) -> None:
     content["cfg"]["model"]["_name"] = name
-    shown = "list" if isinstance(name, list) else repr(name)
-    assert message(content).startswith(f"cfg.model._name is {shown}; expected mae_ast, ssast")
+    assert message(content).startswith(f"cfg.model._name is {name!r}; expected mae_ast, ssast")
 
 
 @pytest.mark.parametrize(
@@ -230,12 +229,12 @@ def test_another_kind_of_model_is_named(content, message, name: Any) -> None:
         ("model", "encoder_layers", 3.0, "3.0; expected int"),
         ("model", "layer_norm_first", 1, "1; expected bool"),
         ("model", "activation_fn", None, "None; expected str"),
-        ("model", "dropout", [0.1], "list; expected float"),
+        ("model", "dropout", [0.1], "[0.1]; expected float"),
         ("model", "feature_grad_mult", "__import__('os')", "\"__import__('os')\"; expected float"),
         ("model", "enc_conv_pos", True, "True; expected False, the only one that is built"),
         ("task", "feature_type", "mfcc", "'mfcc'; expected 'fbank', the only one that is built"),
         ("task", "max_sample_size", 0.5, "0.5; expected Optional[int]"),
-        ("task", "data", {"a": torch.ones(1)}, "dict; expected Union[str, list[str], NoneType]"),
+        ("task", "data", {"a": torch.ones(1)}, "dict; expected plain values"),
         ("task", "seed", {"a": torch.ones(1)}, "dict; expected int"),
         ("task", "from_a_fork", {"a": torch.ones(1)}, "dict; expected plain values"),
         ("task", "feature_dim", "128", "'128'; expected int"),

@@ -1,12 +1,16 @@
 import pytest
 from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
 
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     data_folders,
     read_weights,
+    same_folders,
     schedule_warning,
+    settle_data,
+    spare_fairseq_the_folders,
 )
 from mae_ast_fairseq.training_error import TrainingError, without_traceback
 
@@ -62,6 +66,49 @@ def test_where_a_colon_separates_the_message_says_so_and_names_the_list(dated, t
     with pytest.raises(ConfigError) as caught:
         data_folders([str(tmp_path / "gone")])
     assert "separates folders" not in str(caught.value)
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path):
+    for data in (f"{tmp_path}:", [str(tmp_path), ""]):
+        with pytest.raises(ConfigError, match=r"task\.data: .* has an empty name"):
+            data_folders(data)
+
+
+def test_names_and_weights_get_one_form_whatever_yaml_reads_them_as(monkeypatch, tmp_path):
+    for name in ("20241101", "x"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    for data, weights, expected in (
+        (20241101, 1, ("20241101", [1.0])),
+        ([20241101, "x"], "1:0.5", (["20241101", "x"], [1.0, 0.5])),
+        ([20241101, "x"], ["1", 0.5], (["20241101", "x"], [1.0, 0.5])),
+        ("20241101:x", None, ("20241101:x", None)),
+    ):
+        cfg = OmegaConf.create({"data": data, "data_weights": weights})
+        settle_data(cfg)
+        assert (cfg.data, cfg.data_weights) == expected
+
+
+def test_other_sets_for_validation_are_named_in_one_line_whatever_the_form_of_data(tmp_path):
+    for name in ("valid", "valid1", "valid2"):
+        (tmp_path / f"{name}.tsv").touch()
+    dataset = {"valid_subset": "valid,valid2", "ignore_unused_valid_subsets": False}
+    dataset |= {"combine_valid_subsets": False, "disable_validation": False}
+    for data in (str(tmp_path), [str(tmp_path)]):
+        with pytest.raises(ConfigError, match=r"dataset\.valid_subset: .*has valid1 too; .*valid,valid2,valid1"):
+            spare_fairseq_the_folders(OmegaConf.create({"task": {"data": data}, "dataset": dataset}))
+    for change in ({"valid_subset": "valid2,valid1,valid"}, {"ignore_unused_valid_subsets": True}):
+        run = OmegaConf.create({"task": {"data": [str(tmp_path)]}, "dataset": {**dataset, **change}})
+        spare_fairseq_the_folders(run)
+        assert run.dataset.ignore_unused_valid_subsets
+
+
+def test_folders_are_the_same_however_they_are_written(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for data in (f"{tmp_path}/", [str(tmp_path)], "."):
+        assert same_folders(str(tmp_path), data)
+    assert not same_folders(str(tmp_path), f"{tmp_path}:.")
+    assert not same_folders(None, ".")
 
 
 def test_weights_are_one_fraction_a_folder():

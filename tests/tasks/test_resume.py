@@ -177,10 +177,12 @@ def test_a_warm_start_takes_another_criterion_precision_and_schedule(begun, tone
 
 @pytest.mark.parametrize("field", ["restore_file", "finetune_from_model"])
 @pytest.mark.parametrize("precision", ["true", "false"])
-def test_an_exported_checkpoint_is_gone_on_from(begun, tones, tmp_path, field, precision):
+def test_an_exported_checkpoint_is_gone_on_from(begun, tones, tmp_path, field, precision, caplog):
+    caplog.set_level(logging.INFO, logger=LOGGER)
     export(read_checkpoint(begun / "checkpoint_last.pt"), "released", tmp_path / "start.pt")
     settings = (f"checkpoint.{field}={tmp_path}/start.pt", f"common.bf16={precision}", "optimization.max_update=1")
     assert pretrain(tones, tmp_path / "run", *settings).updates[0]["num_updates"] == 1
+    assert "changed since" not in caplog.text  # of batches it says nothing
 
 
 @pytest.mark.parametrize("layout", ["s3prl", "safetensors"])
@@ -282,13 +284,62 @@ def test_a_changed_corpus_is_refused_where_that_was_chosen(resume, tmp_path):
 
 
 def test_a_smaller_corpus_of_an_older_run_starts_the_epoch_anew(resume, tmp_path):
-    def forget(path):
+    _, said = resume(data=write_tones(tmp_path / "other", num_train=5), change=of_former_version)
+    assert "batches in epoch 1: more than 3 -> " in said
+
+
+def of_former_version(path):
+    content = torch.load(path, weights_only=True)
+    content["task_state"] = {}
+    torch.save(content, path)
+
+
+def test_fractions_of_clips_that_a_former_version_rounded_start_the_epoch_anew(tones, tmp_path, caplog):
+    run = (tones, tmp_path, "task.data_weights=0.5")
+    pretrain(*run, "optimization.max_update=2")
+    pretrain(*run, "optimization.max_update=3")
+    assert place(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)) == (1, 3)
+    of_former_version(tmp_path / "checkpoint_last.pt")
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        pretrain(*run, "optimization.max_update=4")
+    assert "task.data_weights: rounded" in caplog.text
+    assert place(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)) == (1, 1)
+
+
+def test_the_same_data_and_weights_written_otherwise_are_the_same(tones, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(shutil.copytree(tones, tmp_path / "20241101").parent)
+    folder = tmp_path / "run"
+    pretrain(20241101, folder, "task.data_weights=1", "optimization.max_update=1")
+    task = torch.load(folder / "checkpoint_last.pt", weights_only=True)["cfg"]["task"]
+    assert (task["data"], task["data_weights"]) == ("20241101", [1.0])
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        pretrain("[20241101]", folder, "task.data_weights=['1']", "optimization.max_update=2")
+    content = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    assert place(content) == (1, 2)
+    content["cfg"]["task"] |= {"data": [20241101], "data_weights": "1.0"}  # as a former version wrote them
+    torch.save(content, folder / "checkpoint_last.pt")
+    read_checkpoint(folder / "checkpoint_last.pt")
+    with caplog.at_level(logging.INFO, logger=LOGGER):
+        pretrain(f"{tmp_path}/20241101/", folder, "task.data_weights=[1]", "optimization.max_update=3")
+    assert place(torch.load(folder / "checkpoint_last.pt", weights_only=True)) == (1, 3)
+    assert "starts anew" not in caplog.text
+    assert "chosen anew" not in caplog.text
+
+
+def test_notes_of_clips_in_another_form_are_not_read(resume):
+    def write_otherwise(path):
         content = torch.load(path, weights_only=True)
-        content["task_state"] = {}
+        content["task_state"][KEY]["clips"] = {"train": {"num_clips": "24"}, "valid": None, "test": {"new": 1}}
         torch.save(content, path)
 
-    _, said = resume(data=write_tones(tmp_path / "other", num_train=5), change=forget)
-    assert "batches in epoch 1: more than 3 -> " in said
+    checkpoint, said = resume(change=write_otherwise)
+    assert (place(checkpoint), said) == ((1, 5), "")
+
+
+def test_another_subset_is_named_by_its_field(resume):
+    _, said = resume("dataset.train_subset=valid")
+    assert "dataset.train_subset: train -> valid" in said
+    assert "train.tsv" not in said
 
 
 def test_between_epochs_a_changed_corpus_is_mentioned(tones, tmp_path, caplog):
@@ -305,6 +356,11 @@ def test_between_epochs_a_changed_corpus_is_mentioned(tones, tmp_path, caplog):
 
 def best_of(folder: Path) -> float:
     return torch.load(folder / "checkpoint_last.pt", weights_only=True)["extra_state"]["best"]
+
+
+def test_the_same_folder_written_otherwise_keeps_the_best_of_a_former_version(resume, tones):
+    _, said = resume(data=f"[{tones}/]", change=of_former_version)
+    assert said == ""
 
 
 def with_unbeatable_best(begun, folder: Path) -> Path:
