@@ -295,3 +295,40 @@ def test_columns_have_their_types_and_are_read_only(tmp_path):
     assert (manifest.num_samples.dtype, manifest.sample_rates.dtype) == (np.int64, np.int32)
     with pytest.raises(ValueError, match="read-only"):
         manifest.num_samples[0] = 2
+
+
+SAME = "/data\na/x.wav\t16000\nb.wav\t7\t8000\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/\r\na/x.wav\t016000\t16000\r\nb.wav\t7\t08000\n\n",  # the same numbers
+        "/moved\na/x.wav\t16000\nb.wav\t7\t8000\n",
+        "/data\n/data/a/x.wav\t16000\nb.wav\t7\t8000\n",
+    ],
+)
+def test_the_same_files_have_one_fingerprint_however_they_are_written(tmp_path, text):
+    fingerprint = read_manifest(_write(tmp_path, SAME)).fingerprint
+    assert read_manifest(_write(tmp_path, text)).fingerprint == fingerprint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data\nb.wav\t7\t8000\na/x.wav\t16000\n",  # another order
+        "/data\na/x.wav\t16000\nb.wav\t7\n",
+        "/data\na/x.wav\t1600\nb.wav\t7\t8000\n",
+        "/data\na/y.wav\t16000\nb.wav\t7\t8000\n",
+        "/data\na/x.wa\t16000\nvb.wav\t7\t8000\n",
+        "/data\na/x.wav\t16000\n",
+    ],
+)
+def test_other_files_have_another_fingerprint(tmp_path, text):
+    fingerprint = read_manifest(_write(tmp_path, SAME)).fingerprint
+    assert read_manifest(_write(tmp_path, text)).fingerprint != fingerprint
+
+
+def test_a_folder_called_as_a_relative_root_is_part_of_the_path(tmp_path):
+    inner = read_manifest(_write(tmp_path, "data\ndata/x.wav\t1\n")).fingerprint
+    assert read_manifest(_write(tmp_path, "data\nx.wav\t1\n")).fingerprint != inner
