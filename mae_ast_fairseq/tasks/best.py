@@ -61,10 +61,10 @@ def is_given(key: str) -> bool:
     """
     if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
         return False
+    if is_on_command_line(key):
+        return True
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
-    if any(override.lstrip("+").partition("=")[0] == key for override in overrides):
-        return True
     loader = GlobalHydra.instance().config_loader()
     recipe = loader.compute_defaults_list(
         hydra.job.config_name, [*hydra.overrides.hydra, *overrides], RunMode.RUN
@@ -72,6 +72,12 @@ def is_given(key: str) -> bool:
     folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
     files = [Path(folder, f"{part.config_path}.yaml") for part in recipe for folder in folders]
     return any(OmegaConf.select(OmegaConf.load(file), key) is not None for file in files if file.is_file())
+
+
+def is_on_command_line(key: str) -> bool:
+    """Return whether a field was given on the command line; as `is_given`, False in processes that fairseq starts."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return any(override.lstrip("+").partition("=")[0] == key for override in overrides)
 
 
 def leave_out_nan(

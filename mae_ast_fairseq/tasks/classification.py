@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
 from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE, encoder_state, taken_fields
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, check_classification_task
+from mae_ast_fairseq.config.continuing import network
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.data.augmentation import Augmentation
 from mae_ast_fairseq.data.concat import join
@@ -30,6 +31,7 @@ from mae_ast_fairseq.optim.layerwise import (
     mark_parameters,
 )
 from mae_ast_fairseq.tasks.base import AudioTask
+from mae_ast_fairseq.tasks.best import is_on_command_line
 from mae_ast_fairseq.tasks.launch import check_checkpoint, read_checked
 from mae_ast_fairseq.tasks.resume import Stored
 from mae_ast_fairseq.tasks.validation import ValidationScores
@@ -93,15 +95,23 @@ class MaeAstClassificationTask(AudioTask):
             )
         checkpoint, taken, path = None, {}, None
         if self._continued is not None:
-            path, taken = self._continued.path, self._continued_fields(self._continued, labels)
+            path = self._continued.path
+            taken = self._continued_fields(self._continued, labels, cfg.pretrained)
         elif cfg.pretrained is not None:
             path = checkpoint_path(cfg.pretrained)
             check_checkpoint("model.pretrained", str(path))
             checkpoint = read_checkpoint(path)
             taken = taken_fields(checkpoint, cfg, self.cfg.feature_dim)
-        changed = [f"model.{name}={value} (not {cfg[name]})" for name, value in taken.items() if cfg[name] != value]
+        changed = {name: value for name, value in taken.items() if cfg[name] != value}
+        for name in network(ClassifierFields(**taken)).keys() & changed.keys():
+            if is_on_command_line(f"model.{name}"):
+                raise ConfigError(
+                    f"model.{name}: {cfg[name]} was given on the command line; expected {changed[name]}, which {path} "
+                    "sets; leave the field out"
+                )
         if changed:
-            logger.info("%s sets %s", path, ", ".join(changed))
+            shown = ", ".join(f"model.{name}={value} (not {cfg[name]})" for name, value in changed.items())
+            logger.info("%s sets %s", path, shown)
         with open_dict(cfg):
             cfg.update({**taken, "labels": labels, "multi_label": self.cfg.multi_label})
         return checkpoint
@@ -114,22 +124,18 @@ class MaeAstClassificationTask(AudioTask):
                 f"set model.pretrained={path}, which takes the encoder of any of our checkpoints"
             )
 
-    def _continued_fields(self, stored: Stored, labels: Sequence[str]) -> dict[str, Any]:
-        path = stored.path
+    def _continued_fields(self, stored: Stored, labels: Sequence[str], pretrained: Optional[str]) -> dict[str, Any]:
+        """Return the fields of a run's model that its pretrained checkpoint had set; all others must be given alike."""
         if stored.kind != KIND:
             raise ConfigError(
-                f"checkpoint.restore_file: {path} is a checkpoint of {stored.kind}; expected one of {KIND} to "
-                f"continue; to start from its encoder set model.pretrained={path} and leave checkpoint.restore_file out"
+                f"{stored.field}: {stored.path} is a checkpoint of {stored.kind}; expected one of {KIND} to continue; "
+                f"to start from its encoder set model.pretrained={stored.path} and {stored.way_out}"
             )
         fields = cast(ClassifierFields, stored.model)
-        check_same_labels(path, fields.labels, labels)
-        if fields.multi_label != self.cfg.multi_label:
-            raise ConfigError(
-                f"task.multi_label: {self.cfg.multi_label} was given; expected {fields.multi_label}, as in {path}, "
-                "which is continued; name another folder by hydra.run.dir to begin anew"
-            )
-        names = (*ARCHITECTURE, "positions", "readout", "readout_layers")
-        return {name: getattr(fields, name) for name in names}
+        check_same_labels(stored.path, fields.labels, labels)
+        if pretrained is None and stored.cfg["model"].get("pretrained") is None:
+            return {}
+        return {name: getattr(fields, name) for name in (*ARCHITECTURE, "positions")}
 
     # --- data
 

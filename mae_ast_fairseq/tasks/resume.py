@@ -89,6 +89,11 @@ class Stored(NamedTuple):
         return self.field == "checkpoint.finetune_from_model"
 
     @property
+    def way_out(self) -> str:
+        """How not to go on from it."""
+        return f"{'name another folder by' if self.field == 'hydra.run.dir' else 'leave out'} {self.field}"
+
+    @property
     def kind(self) -> str:
         """The kind of its model; '' where it does not say."""
         return str(self.cfg["model"].get("_name", ""))
@@ -206,9 +211,9 @@ def check_same_run(stored: Stored, setting: Setting) -> None:
     if not stored.is_loadable:
         written = "a file that fairseq's training or `mae-ast export --to released` wrote"
         refuse(stored.path, "fairseq cannot start from this layout", written, "export it so")
+    _refuse_differences(stored, stored.differences([f"task.{name}" for name in DATA], setting))
     if stored.kind in MODELS:
         _refuse_differences(stored, _network_differences(stored, setting))
-    _refuse_differences(stored, stored.differences([f"task.{name}" for name in DATA], setting))
     if stored.has_optimizer and not (stored.is_warm_start or setting("checkpoint.reset_optimizer")):
         names = [*OPTIMIZER_OF_FAIRSEQ, *(f"model.{name}" for name in OPTIMIZER), *_held_settings(stored, setting)]
         found = stored.differences(names, setting)
@@ -240,13 +245,9 @@ def _refuse_differences(stored: Stored, differences: Sequence[Difference], remed
         return
     first, *others = differences
     more = f" (others differ too: {', '.join(each.field for each in others)})" if others else ""
-    if not remedy:
-        is_last = stored.field == "hydra.run.dir"
-        where = "name another folder by hydra.run.dir" if is_last else f"leave {stored.field} out"
-        remedy = f"{where} to begin anew"
     raise ConfigError(
         f"{first.field}: {shown(first.given)} was given; expected {shown(first.stored)}, as in {stored.path}, from "
-        f"which this run goes on{more}; give what it has, or {remedy}"
+        f"which this run goes on{more}; give what it has, or {remedy or stored.way_out + ' to begin anew'}"
     )
 
 

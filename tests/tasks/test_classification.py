@@ -354,6 +354,44 @@ def test_a_checkpoint_of_another_kind_is_not_continued(tones, tmp_path):
     file = pretrained(tmp_path / "a.pt", "ssast")
     with pytest.raises(UserError, match=r"is a checkpoint of ssast; expected .*set model\.pretrained=.*a\.pt"):
         set_up(tones, f"checkpoint.restore_file={file}")
+    shutil.copy(file, tmp_path / "checkpoint_last.pt")
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir: .*is a checkpoint of ssast; .*another folder by hydra"):
+        set_up(tones, f"checkpoint.save_dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("model.encoder_attention_heads=2", r"model\.encoder_attention_heads: 2 was given; expected 4"),
+        ("model.positions=none", r"model\.positions: 'none' was given; expected 'sinusoidal'"),
+        ("model.readout=mean+max", r"model\.readout: 'mean\+max' was given; expected 'mean'"),
+        ("model.readout_layers=all", r"model\.readout_layers: 'all' was given; expected 'last'"),
+        ("task.multi_label=true", r"task\.multi_label: True was given; expected False"),
+    ],
+)
+def test_a_run_from_scratch_is_not_continued_in_another_network(tones, tmp_path, override, line):
+    finetune(tones, *saving(tmp_path), "optimization.max_update=1")
+    last = f"checkpoint.restore_file={tmp_path / 'checkpoint_last.pt'}"
+    with pytest.raises(UserError, match=line + r".*checkpoint_last\.pt.*leave out checkpoint\.restore_file"):
+        set_up(tones, last, override)
+
+
+def test_a_readout_stays_that_of_the_run_whose_encoder_was_pretrained(finetuned, tones):
+    with pytest.raises(UserError, match=r"model\.readout: 'mean\+max' was given; expected 'mean'"):
+        set_up(tones, f"checkpoint.restore_file={finetuned[0] / 'checkpoint_last.pt'}", "model.readout=mean+max")
+
+
+def test_what_a_checkpoint_sets_is_not_given_otherwise_on_the_command_line(finetuned, tones, tmp_path, monkeypatch):
+    starts = f"model.pretrained={pretrained(tmp_path / 'a.pt', encoder_layers=3)}"
+    goes_on = f"checkpoint.restore_file={finetuned[0] / 'checkpoint_last.pt'}"
+    given = {"model.encoder_layers", "model.encoder_embed_dim", "model.max_token_length"}
+    monkeypatch.setattr("mae_ast_fairseq.tasks.classification.is_on_command_line", given.__contains__)
+    for start in (starts, goes_on):
+        with pytest.raises(
+            UserError, match=r"encoder_layers: 2 was given on the command line; expected 3, which"
+        ):
+            set_up(tones, start)
+        assert set_up(tones, start, "model.encoder_layers=3", "model.max_token_length=96")[0].grid.kernel[0] == 16
 
 
 def test_the_config_of_a_stored_model_is_taken_as_it_is(tones):
