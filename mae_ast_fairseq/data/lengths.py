@@ -50,7 +50,7 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
     """Find what of a file, or of a part of an archive, is audio.
 
     Where the number of samples to expect is given, as by a manifest, what takes reading the whole file is left out:
-    counting the frames of MP3 that states no length, and looking for a second stream in FLAC and Ogg.
+    counting the frames of MP3, and looking for a second stream in FLAC and Ogg.
     """
     end = stream.seek(0, os.SEEK_END)
     begin = mpeg.skip_id3(stream)
@@ -110,38 +110,42 @@ def _joined(stated: int, held: int) -> Fault:
 
 
 def _measure_mpeg(stream: BinaryIO, begin: int, end: int, expect_samples: int | None, *, is_file: bool) -> Extent:
-    """Find the frames of MPEG audio, count them where no header says how many they are, and compare where one does."""
+    """Find the frames of MPEG audio, count them, and compare where a header says how many they are."""
     end = mpeg.audio_end(stream, end)
     head = mpeg.find(stream, begin, end)
     if head is None:
         return _AS_IT_IS
+    fault, num_frames = None, mpeg.frames_of(head, expect_samples or 0, end)
+    if not num_frames:
+        runs = mpeg.count(stream, head, end)
+        num_frames = sum(run.num_frames for run in runs)
+        fault = _mpeg_fault(head, runs, end)
+    is_right = num_frames == head.num_frames and head.num_bytes in (None, end - head.tag_begin)
+    if not is_right or head.is_foreign:
+        return _frames(stream, head, num_frames, end)._replace(fault=fault)
     source = None if is_file and head.tag_begin == begin else _source(mpeg.Spliced(b"", stream, head.tag_begin, end))
-    described = Extent(source=source, is_counted=True)
-    is_described = head.num_frames is not None and not head.is_foreign
-    if is_described and (expect_samples is not None or head.num_bytes == end - head.tag_begin):
-        return described
-    if expect_samples and expect_samples % head.frame_samples == 0:
-        return _frames(stream, head, expect_samples // head.frame_samples, end)
-    runs = mpeg.count(stream, head, end)
-    num_frames, stated = sum(run.num_frames for run in runs), head.num_frames
-    counted = _frames(stream, head, num_frames, end)
-    held = num_frames * head.frame_samples
-    if stated is None and any(run.is_joined for run in runs):
-        return counted._replace(fault=_joined(runs[0].num_frames * head.frame_samples, held))
-    if stated is not None and num_frames > stated:
-        trimmed = stated * head.frame_samples - head.delay - head.padding
-        held -= head.delay + mpeg.DECODER_DELAY if head.delay else 0
-        return counted._replace(fault=_joined(trimmed, held))
-    if stated is not None and num_frames < stated:
-        return counted._replace(fault=Fault("truncated", f"{num_frames} of the {stated} frames that its header says"))
-    return described if is_described else counted
+    return Extent(source=source, is_counted=True)
+
+
+def _mpeg_fault(head: mpeg.Head, runs: list[mpeg.Run], end: int) -> Fault | None:
+    """Tell a file that was cut or joined, by the bytes that it states too, from one whose writer counted wrong."""
+    counted, stated = sum(run.num_frames for run in runs), head.num_frames
+    if stated is None:
+        is_joined = any(run.is_joined for run in runs)
+        return _joined(head.num_samples(runs[0].num_frames), head.num_samples(counted)) if is_joined else None
+    if counted == stated or head.num_bytes == end - head.tag_begin:
+        return None
+    if counted > stated:
+        left_out = head.delay + mpeg.DECODER_DELAY if head.delay else 0
+        return _joined(head.num_samples(stated), counted * head.frame_samples - left_out)
+    return Fault("truncated", f"{counted} of the {stated} frames that its header says")
 
 
 def _frames(stream: BinaryIO, head: mpeg.Head, num_frames: int, end: int) -> Extent:
     lead = mpeg.lead(head, num_frames) if head.is_layer_3 else b""
     # Layers I and II know no such header: libsndfile guesses by the file's size, and must not guess too few.
     spliced = mpeg.Spliced(lead, stream, head.begin, end, b"" if lead else bytes(8192))
-    return Extent(source=_source(spliced), num_samples=num_frames * head.frame_samples, is_counted=True)
+    return Extent(source=_source(spliced), num_samples=head.num_samples(num_frames), is_counted=True)
 
 
 def _source(spliced: mpeg.Spliced) -> BinaryIO:

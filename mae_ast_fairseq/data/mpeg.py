@@ -19,6 +19,7 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 _BLOCK_BYTES = 1 << 20
 _SYNC_BYTES = 1 << 16  # searched for the first frame
 _SYNC_FRAMES = 4  # that follow one another where a stream begins; noise has two by chance
+_LEAST_FRAME_BYTES = 24  # 8 kbit/s at 24 kHz
 DECODER_DELAY = 529  # samples that libsndfile leaves out beside the encoder's own delay
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
 
@@ -73,6 +74,29 @@ class Head(NamedTuple):
         if _layer(self.header[1]) == 1:
             return 384
         return 576 if self.is_layer_3 and self.header[1] >> 3 & 3 != 3 else 1152
+
+    @property
+    def is_described(self) -> bool:
+        """Say whether a frame describes the others in a way that libsndfile understands."""
+        says_something = bool(self.num_frames or self.delay or self.padding)
+        return self.tag_begin < self.begin and says_something and not self.is_foreign
+
+    @property
+    def num_left_out(self) -> int:
+        """Return how many of the frames' samples libsndfile leaves out."""
+        if not self.is_described:
+            return 0
+        return self.delay + DECODER_DELAY + max(0, self.padding - DECODER_DELAY)
+
+    def num_samples(self, num_frames: int) -> int:
+        """Return the samples that libsndfile reads of so many frames."""
+        return max(0, num_frames * self.frame_samples - self.num_left_out)
+
+
+def frames_of(head: Head, num_samples: int, end: int) -> int | None:
+    """Return of how many frames libsndfile reads so many samples; None where it cannot be, up to byte `end`."""
+    num_frames, rest = divmod(num_samples + head.num_left_out, head.frame_samples)
+    return None if rest or num_frames * _LEAST_FRAME_BYTES > end - head.begin else num_frames
 
 
 def skip_id3(stream: BinaryIO, begin: int = 0) -> int:
@@ -131,16 +155,17 @@ def _head(frame: bytes, begin: int) -> Head:
     tag = frame[4 + _side_bytes(header) :]
     if tag[:4] in (b"Xing", b"Info"):
         flags = tag[7]
-        num_frames = int.from_bytes(tag[8:12], "big") if flags & 1 else None
+        num_frames = int.from_bytes(tag[8:12], "big") or None if flags & 1 else None
         place = 12 if flags & 1 else 8
         num_bytes = int.from_bytes(tag[place : place + 4], "big") if flags & 2 else None
-        place += sum(size for bit, size in ((2, 4), (4, 100), (8, 4)) if flags & bit) + 21
-        trimmed = int.from_bytes(tag[place : place + 3], "big")
+        place += sum(size for bit, size in ((2, 4), (4, 100), (8, 4)) if flags & bit)
+        has_encoder = tag[place : place + 1] > b"\0"
+        trimmed = int.from_bytes(tag[place + 21 : place + 24], "big") if has_encoder else 0
         return Head(behind, header, num_frames, num_bytes, begin, trimmed >> 12, trimmed & 0xFFF)
     tag = frame[36:]
     if tag[:4] == b"VBRI":
         num_bytes, num_frames = (int.from_bytes(tag[place : place + 4], "big") for place in (10, 14))
-        return Head(behind, header, num_frames, num_bytes, begin, is_foreign=True)
+        return Head(behind, header, num_frames or None, num_bytes, begin, is_foreign=True)
     return head
 
 
@@ -211,19 +236,22 @@ def audio_end(stream: BinaryIO, end: int) -> int:
 
 
 def lead(head: Head, num_frames: int) -> bytes:
-    """Return what makes libsndfile read that many MP3 frames behind it, from the first one's first sample.
+    """Return what makes libsndfile read that many MP3 frames behind it.
 
-    It is LAME's description of the stream and a silent frame, which stands for the encoder's delay.
+    It is LAME's description of the stream. Where the file itself has none, its first sample is to be the first frame's
+    first, and a silent frame behind the description stands for the encoder's delay.
     """
     is_mpeg_1 = head.header[1] >> 3 & 3 == 3
     second, third = head.header[1] | 1, (0x50 if is_mpeg_1 else 0x80) | head.header[2] & 0x0C  # 64 kbit/s
     size = _FRAME_BYTES[second << 8 | third]
     start = bytes([0xFF, second, third, head.header[3]])
-    delay, padding = head.frame_samples - DECODER_DELAY, DECODER_DELAY
-    tag = b"Info" + (1).to_bytes(4, "big") + (num_frames + 1).to_bytes(4, "big") + b"LAME3.100".ljust(21, b"\0")
+    silence, delay, padding = b"", head.delay, head.padding
+    if not head.is_described:
+        silence, delay, padding = start.ljust(size, b"\0"), head.frame_samples - DECODER_DELAY, DECODER_DELAY
+        num_frames += 1
+    tag = b"Info" + (1).to_bytes(4, "big") + num_frames.to_bytes(4, "big") + b"LAME3.100".ljust(21, b"\0")
     tag += (delay << 12 | padding).to_bytes(3, "big")
-    description = start + bytes(_side_bytes(start)) + tag
-    return description.ljust(size, b"\0") + start.ljust(size, b"\0")
+    return (start + bytes(_side_bytes(start)) + tag).ljust(size, b"\0") + silence
 
 
 class Spliced(io.RawIOBase):

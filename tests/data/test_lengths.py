@@ -174,6 +174,52 @@ def test_mp3_from_the_middle_of_a_stream_is_its_whole_frames(tmp_path):
     assert part == whole - 576 * -(-1001 // size)
 
 
+def stating(data, num_frames, num_bytes=None):
+    """Change what an MP3 stream's first frame says of how many frames, and of how many bytes, there are."""
+    place = max(data.find(b"Info"), data.find(b"Xing")) + 8
+    num_bytes = int.from_bytes(data[place + 4 : place + 8], "big") if num_bytes is None else num_bytes
+    return data[:place] + struct.pack(">II", num_frames, num_bytes) + data[place + 8 :]
+
+
+def stated_frames(data):
+    place = max(data.find(b"Info"), data.find(b"Xing")) + 8
+    return int.from_bytes(data[place : place + 4], "big")
+
+
+@pytest.mark.parametrize("wrong", [0, 20, -1, 1, 10, 0xFFFFFFFF])
+@pytest.mark.parametrize("options", [VARIABLE, CONSTANT], ids=["vbr", "cbr"])
+def test_mp3_that_counts_its_frames_wrong_is_read_whole(tmp_path, wrong, options, capfd):
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(NUM_SAMPLES), 16000, format="MP3", **options)
+    right, data = load_audio(path), path.read_bytes()
+    num_frames = stated_frames(data)
+    path.write_bytes(stating(data, wrong if wrong in (0, 20, 0xFFFFFFFF) else num_frames + wrong))
+    assert said(path) == NUM_SAMPLES
+    capfd.readouterr()  # a decoder that begins in the middle says what it lacks
+    assert examine(path).num_samples == NUM_SAMPLES
+    np.testing.assert_array_equal(load_audio(path, expect_samples=NUM_SAMPLES), right)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1000, 1 << 20])
+def test_mp3_that_states_wrong_bytes_alone_is_read_whole(tmp_path, num_bytes, capfd):
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(NUM_SAMPLES), 16000, format="MP3")
+    right, data = load_audio(path), path.read_bytes()
+    path.write_bytes(stating(data, stated_frames(data), num_bytes))
+    assert said(path) == NUM_SAMPLES
+    np.testing.assert_array_equal(load_audio(path), right)
+    assert capfd.readouterr().err == ""
+
+
+def test_no_more_samples_are_believed_than_the_bytes_can_hold(tmp_path):
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(NUM_SAMPLES), 16000, format="MP3")
+    path.write_bytes(stating(path.read_bytes(), 0xFFFFFFFF))
+    with pytest.raises(AudioError, match=f"has {NUM_SAMPLES} samples"):
+        load_audio(path, expect_samples=0xFFFFFFFF * 576 - 1681)
+
+
 def in_wav(data):
     """Put an MP3 stream at 16 kHz into a WAV file."""
     form = struct.pack("<4sIHHIIHHHHIHHH", b"fmt ", 30, 0x55, 1, 16000, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
