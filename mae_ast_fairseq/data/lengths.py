@@ -9,6 +9,7 @@ import soundfile as sf
 from mae_ast_fairseq.data import containers, mpeg, streams
 
 _REWRITE = "write its header anew, as by `sox --ignore-length IN OUT.flac`"
+_REWRITE_FLAC = "encode it anew, as by `ffmpeg -i IN OUT.flac`"
 _REJOIN = "join them by a tool that decodes, as by `sox FIRST SECOND OUT.flac`"
 _BLOCK_SAMPLES = 1 << 16
 _READ_AHEAD = 1 << 16  # libsndfile reads MP3 a few bytes at a time
@@ -70,14 +71,30 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
         return Extent(Fault("longer than stated", found))
     if held.is_mpeg:
         return _measure_mpeg(stream, held.begin, held.begin + held.held, expect_samples, is_file=False)
-    return _AS_IT_IS
+    return _behind_tags(stream, begin, end)
+
+
+def _behind_tags(stream: BinaryIO, begin: int, end: int) -> Extent:
+    """Leave out ID3v2 tags before what is no MP3: libsndfile knows them in some files, and in no part of one."""
+    return Extent(source=_source(mpeg.Spliced(b"", stream, begin, end))) if begin else _AS_IT_IS
 
 
 def _measure_flac(stream: BinaryIO, begin: int, end: int, expect_samples: int | None) -> Extent:
-    if expect_samples is None and len(lengths := streams.flac_lengths(stream, begin, end)) > 1:
-        return Extent(_joined(lengths[0], sum(lengths)))
-    if streams.flac_samples(stream, begin):
-        return _AS_IT_IS
+    stated = streams.flac_samples(stream, begin)
+    if expect_samples is None:
+        lengths = streams.flac_lengths(stream, begin, end)
+        if len(lengths) > 1 and not all(lengths):
+            return Extent(Fault("longer than stated", f"{len(lengths)} streams follow one another; {_REJOIN}"))
+        if len(lengths) > 1:
+            return Extent(_joined(lengths[0], sum(lengths)))
+        # What looks like a frame may be chance in another frame's bits.
+        if 0 < stated < streams.flac_end(stream, begin, end):
+            num_samples = _count_flac(stream, begin, end)
+            if num_samples > stated:
+                found = f"it states {stated} samples, {num_samples} are there; {_REWRITE_FLAC}"
+                return Extent(Fault("longer than stated", found))
+    if stated:
+        return _behind_tags(stream, begin, end)
     num_samples = expect_samples or _count_flac(stream, begin, end)
     return Extent(source=_flac_stating(stream, begin, end, num_samples), is_counted=True)
 
@@ -101,7 +118,7 @@ def _measure_ogg(stream: BinaryIO, begin: int, end: int, expect_samples: int | N
         return Extent(_joined(lengths[0], sum(lengths)))
     if not streams.is_ogg_ended(stream, begin, end):
         return Extent(Fault("truncated", "its last page does not end the stream, as the last of a whole file does"))
-    return _AS_IT_IS
+    return _behind_tags(stream, begin, end)
 
 
 def _joined(stated: int, held: int) -> Fault:

@@ -12,7 +12,7 @@ from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import Fault, examine
 from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
-from mae_ast_fairseq.data.streams import flac_lengths
+from mae_ast_fairseq.data.streams import flac_end, flac_lengths
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.loading import FileList
 
@@ -282,6 +282,48 @@ def test_decoders_say_nothing_on_stderr(cases, capfd):
     for name in ("mp3_two_files_joined.mp3", "mp3_vbr_no_xing.mp3", "cut_vorbis.ogg"):
         examine(cases / name)
     assert capfd.readouterr().err == ""
+
+
+def flac_stating(data, num_samples):
+    numbers = int.from_bytes(data[18:26], "big") >> 36 << 36 | num_samples
+    return data[:18] + numbers.to_bytes(8, "big") + data[26:]
+
+
+@pytest.mark.parametrize("num_less", [1, 4096, 12_077, NUM_SAMPLES - 1])
+def test_flac_that_states_fewer_samples_than_it_holds_is_not_cropped(tmp_path, num_less):
+    path = write(tmp_path / "a.flac", FORMATS["flac"])
+    path.write_bytes(flac_stating(path.read_bytes(), NUM_SAMPLES - num_less))
+    assert said(path) == "longer than stated"
+    assert f"{NUM_SAMPLES - num_less} samples, {NUM_SAMPLES} are there" in examine(path).found
+
+
+@pytest.mark.parametrize("num_samples", [1, 4095, 4096, 4097, 3 * 4096, 600_000])
+def test_the_last_frames_of_flac_go_to_its_end(tmp_path, num_samples):
+    path = write(tmp_path / "a.flac", FORMATS["flac"], num_samples)
+    with path.open("rb") as stream:
+        assert flac_end(stream, 0, path.stat().st_size) == num_samples
+
+
+def test_joined_flac_of_no_stated_length_is_told_by_its_streams(tmp_path):
+    path = write(tmp_path / "a.flac", FORMATS["flac"])
+    path.write_bytes(2 * flac_stating(path.read_bytes(), 0))
+    assert said(path) == "longer than stated"
+    assert "2 streams" in examine(path).found
+
+
+def test_flac_in_the_metadata_of_flac_is_no_second_stream(tmp_path):
+    path = write(tmp_path / "a.flac", FORMATS["flac"])
+    data = path.read_bytes()
+    inner = b"test" + data[:42]
+    path.write_bytes(data[:42] + b"\2" + len(inner).to_bytes(3, "big") + inner + data[42:])
+    assert said(path) == NUM_SAMPLES
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_behind_tags_of_mp3_is_whole(tmp_path, name):
+    path = write(tmp_path / f"{name}.wav", FORMATS[name])
+    path.write_bytes(b"ID3\4\0\0\0\0\0\x05hello" + path.read_bytes())
+    assert said(path) == NUM_SAMPLES
 
 
 @pytest.mark.parametrize("mark", [b"\0", b"\x80"])
