@@ -123,9 +123,9 @@ def examine(path: str | Path) -> AudioInfo | Fault:
     header says.
     """
     try:
-        if Path(path).is_file() and Path(path).stat().st_size == 0:
-            return Fault("empty")
         with open_bytes(path) as stream:
+            if not stream.read(1):
+                return Fault("empty")
             extent = measure(stream)
             if extent.fault is not None:
                 return extent.fault

@@ -326,6 +326,12 @@ def test_a_file_behind_tags_of_mp3_is_whole(tmp_path, name):
     assert said(path) == NUM_SAMPLES
 
 
+def test_a_file_of_no_bytes_is_empty_in_an_archive_too(tmp_path):
+    (tmp_path / "a.wav").touch()
+    packed = pack(tmp_path / "a.zip", tmp_path, ["a.wav"])[0].path_in(str(tmp_path / "a.zip"))
+    assert examine(tmp_path / "a.wav") == examine(packed) == Fault("empty")
+
+
 @pytest.mark.parametrize("mark", [b"\0", b"\x80"])
 def test_flac_that_begins_with_and_without_tags_is_found_behind_another(mark):
     stream = b"fLaC" + mark + b"\0\0\x22" + bytes(10) + (NUM_SAMPLES).to_bytes(8, "big") + bytes(1 << 20)
