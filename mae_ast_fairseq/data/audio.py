@@ -217,7 +217,7 @@ def _decode_mono(path: str | Path, file: AudioFile, start: int, stop: int) -> np
     if file.subtype == "VORBIS":
         begin = min(start, file.frames - _VORBIS_TAIL_SAMPLES)
     begin = max(0, begin)
-    if begin:
+    if begin or file.subtype == "OPUS":  # which libsndfile begins elsewhere where its first page is not of sample 0
         file.skip(begin)
     samples = file.read(stop - begin, dtype="float32")
     if (end := begin + len(samples)) != stop:

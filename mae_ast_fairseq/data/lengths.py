@@ -114,11 +114,14 @@ def _count_flac(stream: BinaryIO, begin: int, end: int) -> int:
 
 
 def _measure_ogg(stream: BinaryIO, begin: int, end: int, expect_samples: int | None) -> Extent:
-    if expect_samples is None and len(lengths := streams.ogg_lengths(stream, begin, end)) > 1:
-        return Extent(_joined(lengths[0], sum(lengths)))
+    lost = ""
+    if expect_samples is None:
+        lengths, lost = streams.read_ogg(stream, begin, end)
+        if len(lengths) > 1:
+            return Extent(_joined(lengths[0], sum(lengths)))
     if not streams.is_ogg_ended(stream, begin, end):
         return Extent(Fault("truncated", "its last page does not end the stream, as the last of a whole file does"))
-    return _behind_tags(stream, begin, end)
+    return Extent(Fault("unreadable", lost)) if lost else _behind_tags(stream, begin, end)
 
 
 def _joined(stated: int, held: int) -> Fault:

@@ -1,15 +1,17 @@
-"""Ogg and FLAC: whether a stream ends as it should, and whether another begins behind it."""
+"""Ogg and FLAC: whether a stream is whole and ends as it should, and whether another begins behind it."""
 
 import re
+import zlib
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 _BLOCK_BYTES = 1 << 20
 _PAGE_BYTES = 27 + 255 + 255 * 255  # the longest page of an Ogg file
 _OGG = b"OggS\0"
 # Expressions, which are searched for two times as fast as a text. Each is of no more than 8 bytes.
-_OGG_FIRST, _FLAC_FIRST = re.compile(rb"OggS\0[\2\6]"), re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_OGG_PAGE, _FLAC_FIRST = re.compile(rb"OggS\0"), re.compile(rb"fLaC[\0\x80]\0\0\x22")
+_OPUS_RATES = (8_000, 12_000, 16_000, 24_000, 48_000)  # which libsndfile decodes at
+_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _OVERLAP_BYTES = 7
 _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9](?=[\x10-\xfe][\x00-\xae])", re.DOTALL)
 _FLAC_BLOCKS = range(1, 7)  # kinds of metadata behind the first
@@ -114,29 +116,67 @@ def is_ogg_ended(stream: BinaryIO, begin: int, end: int) -> bool:
     return is_whole and bool(page[5] & 4)
 
 
-def ogg_lengths(stream: BinaryIO, begin: int, end: int) -> list[int]:
-    """Return up to which sample, by its last page, each of the streams that follow one another goes.
+class OggStreams(NamedTuple):
+    """What the pages of an Ogg file hold."""
 
-    Streams that begin together, as sound and picture, count as one. The file is read once.
-    """
-    firsts = list(_places(stream, begin, end, _OGG_FIRST))
-    ends = [place for last, place in pairwise(firsts) if _has_audio_between(stream, last, place)]
-    return [_last_granule(stream, begin, place) for place in [*ends, end]]
-
-
-def _has_audio_between(stream: BinaryIO, first: int, following: int) -> bool:
-    """Say whether a first page has more pages of its own before the next first page."""
-    stream.seek(first + 26)
-    num_segments = stream.read(1)[0]
-    return first + 27 + num_segments + sum(stream.read(num_segments)) < following
+    lengths: list[int]
+    """samples of each of the streams that follow one another, by its last page; those that begin together, as sound
+    and picture, count as one"""
+    lost: str
+    """which page with audio is not there, or so damaged that decoders leave it out; empty where none is"""
 
 
-def _last_granule(stream: BinaryIO, begin: int, end: int) -> int:
-    tail = max(begin, end - 2 * _PAGE_BYTES)
-    stream.seek(tail)
-    data = stream.read(end - tail)
-    place = data.rfind(_OGG)
-    return max(0, int.from_bytes(data[place + 6 : place + 14], "little", signed=True))
+def read_ogg(stream: BinaryIO, begin: int, end: int) -> OggStreams:
+    """Read the heads of all pages of an Ogg file, and compare their checksums; the file is read once."""
+    lengths: list[int] = []
+    numbers: dict[bytes, int] = {}  # of the next page with audio, by stream
+    lost, was_first, first, is_last = "", False, b"", True
+    for page in _ogg_pages(stream, begin, end):
+        is_first, serial, number = bool(page[5] & 2), page[14:18], int.from_bytes(page[18:22], "little")
+        granule = int.from_bytes(page[6:14], "little", signed=True)
+        if is_first and not was_first:
+            lengths.append(0)
+            numbers, first = {}, page
+        elif number != numbers.get(serial, number):
+            lost = lost or f"page {numbers[serial]} of its stream is lost or damaged"
+        if granule > 0 and lengths:
+            lengths[-1] = _ogg_samples(first, granule)
+        if granule > 0 or serial in numbers:  # before the first, a stream from the middle of a broadcast has a gap
+            numbers[serial] = number + 1
+        was_first, is_last = is_first, bool(page[5] & 4)
+    return OggStreams(lengths, lost or ("" if is_last else "its last page is damaged"))
+
+
+def _ogg_samples(first: bytes, granule: int) -> int:
+    """Return up to which sample a page goes, by the first page of its stream: Opus counts at 48 kHz."""
+    opus = first[27 + first[26] :]
+    if not opus.startswith(b"OpusHead"):
+        return granule
+    rate = int.from_bytes(opus[12:16], "little")
+    rate = rate if rate in _OPUS_RATES else 48_000
+    return max(0, granule - int.from_bytes(opus[10:12], "little")) * rate // 48_000
+
+
+def _ogg_pages(stream: BinaryIO, begin: int, end: int) -> Iterator[bytes]:
+    """Yield the pages that are whole, as decoders find them: after what is none they look for the next."""
+    while begin < end:
+        stream.seek(begin)
+        page = stream.read(27)
+        if len(page) == 27 and page.startswith(_OGG):
+            page += (sizes := stream.read(page[26]))
+            page += stream.read(sum(sizes))
+            if begin + len(page) <= end and _is_ogg_sum_right(page):
+                yield page
+                begin += len(page)
+                continue
+        begin = next(_places(stream, begin + 1, end, _OGG_PAGE), end)
+
+
+def _is_ogg_sum_right(page: bytes) -> bool:
+    """Compare a page's checksum: zlib's, but for the order of bits, and what it begins and ends with."""
+    data = page[:22] + bytes(4) + page[26:]
+    value = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return value == int.from_bytes(page[22:26].translate(_REVERSED_BITS), "big")
 
 
 def _places(stream: BinaryIO, begin: int, end: int, start: re.Pattern[bytes]) -> Iterator[int]:

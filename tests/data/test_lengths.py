@@ -332,6 +332,39 @@ def test_a_file_of_no_bytes_is_empty_in_an_archive_too(tmp_path):
     assert examine(tmp_path / "a.wav") == examine(packed) == Fault("empty")
 
 
+def ogg_pages(data):
+    starts = [place for place in range(len(data)) if data.startswith(b"OggS\0", place)]
+    return [data[start:stop] for start, stop in zip(starts, [*starts[1:], len(data)], strict=True)]
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus"])
+@pytest.mark.parametrize("damage", ["lost", "changed", "head", "number", "last"])
+def test_ogg_that_is_damaged_in_the_middle_is_unreadable(tmp_path, name, damage):
+    path = write(tmp_path / "a.ogg", FORMATS[name], 10 * NUM_SAMPLES)
+    pages = ogg_pages(path.read_bytes())
+    middle = -1 if damage == "last" else len(pages) // 2
+    page = bytearray(pages[middle])
+    page[{"head": 26, "number": 18}.get(damage, 200)] ^= 1
+    pages[middle] = b"" if damage == "lost" else bytes(page)
+    path.write_bytes(b"".join(pages))
+    assert said(path) == "unreadable"
+
+
+@pytest.mark.parametrize("name", ["vorbis", "opus"])
+def test_ogg_from_the_middle_of_a_broadcast_is_what_is_left(tmp_path, name):
+    path = write(tmp_path / f"{name}.ogg", FORMATS[name], 10 * NUM_SAMPLES)
+    whole, pages = load_audio(path), ogg_pages(path.read_bytes())
+    path.write_bytes(b"".join(pages[:2] + pages[4:]))
+    assert 8 * NUM_SAMPLES < said(path) < 10 * NUM_SAMPLES
+    np.testing.assert_allclose(load_audio(path)[-NUM_SAMPLES:], whole[-NUM_SAMPLES:], rtol=0, atol=3e-3)
+
+
+def test_joined_opus_is_counted_at_its_own_rate(tmp_path):
+    path = write(tmp_path / "a.opus", FORMATS["opus"])
+    path.write_bytes(2 * path.read_bytes())
+    assert f"{NUM_SAMPLES} samples, {2 * NUM_SAMPLES} are there" in examine(path).found
+
+
 @pytest.mark.parametrize("mark", [b"\0", b"\x80"])
 def test_flac_that_begins_with_and_without_tags_is_found_behind_another(mark):
     stream = b"fLaC" + mark + b"\0\0\x22" + bytes(10) + (NUM_SAMPLES).to_bytes(8, "big") + bytes(1 << 20)
