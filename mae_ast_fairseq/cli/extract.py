@@ -36,7 +36,7 @@ from mae_ast_fairseq.inference.extract import (
     write_record,
 )
 from mae_ast_fairseq.inference.features import Job
-from mae_ast_fairseq.inference.loading import NUM_WORKERS, BrokenFiles, FileList
+from mae_ast_fairseq.inference.loading import NUM_WORKERS, BrokenFiles, FileList, readable_samples
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, READOUTS, check_readout, layer_numbers, parse_layers, readout_width
 
@@ -144,7 +144,7 @@ def _width(args: argparse.Namespace, model: SpectrogramEncoder) -> int:
 
 def _job(args: argparse.Namespace, model: SpectrogramEncoder, clips: Manifest | FileList, rows: Sequence[int]) -> Job:
     """Plan the extraction of some rows; raises ConfigError where chunks are too short for a token."""
-    num_samples = clips.num_samples_at_16k[np.array(rows, dtype=np.int64)]
+    num_samples = readable_samples(clips)[np.array(rows, dtype=np.int64)]
     chunks = plan_chunks(num_samples, model.grid, args.chunk_seconds)
     return Job(clips, rows, num_samples, chunks, model.grid, 1, args.max_seconds_per_batch, args.workers)
 

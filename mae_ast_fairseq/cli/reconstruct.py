@@ -27,7 +27,7 @@ from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.files import prepare_folder
-from mae_ast_fairseq.inference.loading import BrokenFiles, load_part, unusable
+from mae_ast_fairseq.inference.loading import BrokenFiles, load_part, readable_samples, unusable
 from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     checkpoint = open_checkpoint(args)
     masking = _masking(args, checkpoint)
     grid = build_grid(checkpoint.model, checkpoint.feature_dim)
-    num_samples = np.minimum(clips.num_samples_at_16k, round(args.max_seconds * fbank.SAMPLE_RATE))
+    num_samples = np.minimum(readable_samples(clips), round(args.max_seconds * fbank.SAMPLE_RATE))
     rows = _draw_rows(args, num_samples, grid) if args.manifest else range(len(clips))
     broken = BrokenFiles("reconstruct", clips)
     waveforms = {row: wave for row in rows if (wave := _load(broken, row, int(num_samples[row]), grid)) is not None}

@@ -19,7 +19,7 @@ from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import splits
 from mae_ast_fairseq.evaluation.splits import ProbeData, Split
-from mae_ast_fairseq.inference.loading import BrokenFiles, unusable
+from mae_ast_fairseq.inference.loading import BrokenFiles, readable_samples, unusable
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 
@@ -170,7 +170,7 @@ def _group_of(manifest: Manifest, row: int, pattern: re.Pattern[str]) -> str:
 def _long_enough(broken: BrokenFiles, grid: TokenGrid, max_seconds: float | None) -> np.ndarray:
     """Return the rows of clips that are long enough; `broken` takes in the others."""
     manifest = cast(Manifest | ConcatManifest, broken.clips)
-    num_samples = manifest.num_samples_at_16k
+    num_samples = readable_samples(manifest)
     if max_seconds is not None:
         num_samples = np.minimum(num_samples, round(max_seconds * SAMPLE_RATE))
     rows = long_enough(manifest.name, num_samples, grid)

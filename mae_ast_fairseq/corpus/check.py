@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.processes import map_in_processes
-from mae_ast_fairseq.corpus.scan import MAX_RATE, MIN_RATE, MIN_SECONDS, Fault, Rejected, examine
+from mae_ast_fairseq.corpus.scan import MIN_SECONDS, Fault, Rejected, examine
 from mae_ast_fairseq.data import archive
-from mae_ast_fairseq.data.audio import DECODING_ERRORS, decoding_fault, open_audio
+from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_RATE, MIN_RATE, decoding_fault, open_audio
 from mae_ast_fairseq.data.manifest import Manifest, ManifestRow
 from mae_ast_fairseq.levels import (
     MAX_PEAK,

@@ -14,7 +14,9 @@ from mae_ast_fairseq.corpus.processes import map_in_processes
 from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.audio import (
     DECODING_ERRORS,
+    MAX_RATE,
     MAX_SAMPLES,
+    MIN_RATE,
     AudioFile,
     decoding_fault,
     open_bytes,
@@ -29,9 +31,6 @@ EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc"
 
 # 55 ms: the shortest file of which 25 ms frames every 10 ms make 2 tokens of 2 frames.
 MIN_SECONDS = 0.055
-
-# Of what is recorded for ears or bats, in hertz: a header that states another is wrong, and so would be the length.
-MIN_RATE, MAX_RATE = 1_000, 768_000
 
 _FILES_PER_TASK = 256  # a file takes a fraction of a millisecond, a task's way to a worker and back as long
 

@@ -21,6 +21,9 @@ SAMPLE_RATE = 16_000
 # make of a header that lies (an array of 2^63 samples, a RAW file without a rate).
 DECODING_ERRORS = (sf.SoundFileError, OSError, MemoryError, OverflowError, ValueError, TypeError)
 
+# Of what is recorded for ears or bats, in hertz: a header that states another is wrong, and so would be the length.
+MIN_RATE, MAX_RATE = 1_000, 768_000
+
 # libsndfile writes 2^63 - 1 where a header states no length (FLAC from a pipe); 10^14 samples are 198 years.
 MAX_SAMPLES = 10**14
 
@@ -203,6 +206,8 @@ def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None,
         _refuse(path, f"its sample rate is {file.samplerate} Hz", f"{expect_rate} Hz", column)
     if expect_samples is not None and file.frames != expect_samples:
         _refuse(path, f"it has {file.frames} samples", f"{expect_samples}, as the manifest says")
+    if not MIN_RATE <= file.samplerate <= MAX_RATE:
+        _refuse(path, f"rate: its header states {file.samplerate} Hz", f"{MIN_RATE:,} to {MAX_RATE:,} Hz")
     if file.fault is not None:
         _refuse_fault(path, file.fault)
     if file.frames == 0:

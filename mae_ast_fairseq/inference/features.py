@@ -14,7 +14,14 @@ from tqdm import tqdm
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, Chunks, plan_batches, plan_chunks, tokens_of
-from mae_ast_fairseq.inference.loading import NUM_WORKERS, BrokenFiles, load_ahead, load_part, unusable
+from mae_ast_fairseq.inference.loading import (
+    NUM_WORKERS,
+    BrokenFiles,
+    load_ahead,
+    load_part,
+    readable_samples,
+    unusable,
+)
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import (
@@ -194,7 +201,7 @@ def clip_features(
     for name in readouts:
         check_readout("readout", name, model.grid.rows)
     rows = range(len(clips)) if rows is None else rows
-    num_samples = clips.num_samples_at_16k[rows]
+    num_samples = readable_samples(clips)[rows]
     if max_seconds is not None:
         num_samples = np.minimum(num_samples, round(max_seconds * SAMPLE_RATE))
     job = Job(clips, rows, num_samples, plan_chunks(num_samples, model.grid), model.grid)

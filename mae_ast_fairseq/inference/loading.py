@@ -13,7 +13,15 @@ import numpy as np
 from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.scan import probe
-from mae_ast_fairseq.data.audio import SAMPLE_RATE, ClipList, decoding_fault, load_row, samples_at_16k
+from mae_ast_fairseq.data.audio import (
+    MAX_RATE,
+    MIN_RATE,
+    SAMPLE_RATE,
+    ClipList,
+    decoding_fault,
+    load_row,
+    samples_at_16k,
+)
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.nn import fbank
@@ -121,6 +129,18 @@ class BrokenFiles:
         return EXIT_BROKEN_FILES if self.reasons else 0
 
 
+def readable_samples(clips: ClipList) -> np.ndarray:
+    """Count the samples at 16 kHz that each clip is to give: int64 [N]; none where its rate is none of audio.
+
+    At 1 Hz a second would give 16,000 seconds, which nobody could compute.
+    """
+    return np.where(_has_rate(clips.sample_rates), clips.num_samples_at_16k, 0)
+
+
+def _has_rate(sample_rates: np.ndarray) -> np.ndarray:
+    return (sample_rates >= MIN_RATE) & (sample_rates <= MAX_RATE)
+
+
 def load_part(clips: ClipList, row: int, start: int, num_samples: int) -> np.ndarray | AudioError:
     """Decode a part of a clip, float32 [S] at 16 kHz, or return the error that says what is wrong with it."""
     waveform = _attempt(clips.path(row), partial(load_row, clips, row, start, num_samples))
@@ -131,6 +151,9 @@ def unusable(clips: ClipList, row: int, num_samples: int, grid: TokenGrid, min_t
     """Say why a clip, of which `num_samples` at 16 kHz are read, cannot be used: it is broken, or too short."""
     if isinstance(clips, FileList) and row in clips.errors:
         return clips.errors[row]
+    if not _has_rate(rate := clips.sample_rates[row]):
+        found = f"{clips.path(row)}: a sample rate of {rate} Hz is stated; expected {MIN_RATE:,} to {MAX_RATE:,} Hz"
+        return _located(clips, row, f"{found}; correct or leave out the file, then rewrite the manifest")
     num_tokens = int(grid.num_tokens(fbank.num_frames(num_samples)))
     return _located(
         clips,

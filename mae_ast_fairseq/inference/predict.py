@@ -12,6 +12,7 @@ from mae_ast_fairseq.data.audio import ClipList
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.inference.chunks import Window, cut_windows, plan_windows
 from mae_ast_fairseq.inference.features import Job, compute_clips, pad_waveforms
+from mae_ast_fairseq.inference.loading import readable_samples
 from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
@@ -40,7 +41,7 @@ def predict(
         has fewer than two tokens. A prediction does not depend on the other files.
     """
     model.eval()
-    num_samples = clips.num_samples_at_16k
+    num_samples = readable_samples(clips)
     chunks = plan_windows(num_samples, model.grid, window_samples, hop_samples, MIN_TOKENS)
     job = Job(clips, range(len(clips)), num_samples, chunks, model.grid, MIN_TOKENS)
     for total, parts in zip(num_samples.tolist(), compute_clips(job, partial(classify, model)), strict=True):

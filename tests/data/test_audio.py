@@ -64,6 +64,14 @@ def test_a_crop_equals_the_slice_of_the_whole(tmp_path, name):
         np.testing.assert_allclose(crop, whole[start : start + 9_001], rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("rate", [1, 999, 768_001])
+def test_a_rate_of_no_audio_is_refused(tmp_path, rate):
+    path = _write(tmp_path / "a.wav", _noise(500), rate)
+    for expect_rate in (None, rate):
+        with pytest.raises(AudioError, match=f"{rate} Hz"):
+            load_audio(path, expect_rate=expect_rate)
+
+
 def test_a_16_khz_mono_file_is_what_soundfile_reads(tmp_path):
     path = _write(tmp_path / "a.flac", _noise(5000))
     np.testing.assert_array_equal(load_audio(path), sf.read(path, dtype="float32")[0])

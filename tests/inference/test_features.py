@@ -13,6 +13,7 @@ from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.inference.chunks import plan_chunks
 from mae_ast_fairseq.inference.features import clip_features
+from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.nn.readout import possible_readouts, read_out, readout_width
 from tests.tiny import FRAME, PATCH, tiny_autoencoder
 
@@ -95,6 +96,16 @@ def test_a_bad_clip_stops_clip_features_with_its_line(corpus, tmp_path: Path) ->
     (tmp_path / "a.tsv").write_text("\n".join([str(corpus), lines[1], "short.wav\t2799"]))
     with pytest.raises(AudioError, match=r"a\.tsv:3: .*0\.175 s of it give 0 tokens .* at least 1 \(0\.175 s\)"):
         clip_features(tiny_autoencoder(), read_manifest(tmp_path / "a.tsv"), ["mean"])
+
+
+def test_a_row_of_no_rate_of_audio_is_broken_and_not_computed(corpus, tmp_path: Path) -> None:
+    lines = (corpus / "valid.tsv").read_text().splitlines()
+    (tmp_path / "a.tsv").write_text("\n".join([str(corpus), f"{lines[1]}", "slow.wav\t99999999999999\t1", lines[2]]))
+    manifest = read_manifest(tmp_path / "a.tsv")
+    broken = BrokenFiles("extract", manifest)
+    assert len(clip_features(tiny_autoencoder(), manifest, ["mean"], broken=broken)["mean"]) == 2
+    assert "a.tsv:3" in broken.reasons[1]
+    assert "1 Hz" in broken.reasons[1]
 
 
 def test_features_that_are_not_finite_are_refused(corpus) -> None:
