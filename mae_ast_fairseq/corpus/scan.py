@@ -144,7 +144,8 @@ def _examine_samples(opened: AudioFile, is_counted: bool) -> AudioInfo | Fault:
             return Fault("no length", "the header does not state one; convert it from file to file")
         if info.num_samples == 0:
             return Fault("empty")
-        if not (is_counted or file.is_sequential) and not _has_last_sample(file):
+        is_by_bytes = file.is_sequential and file.seekable()  # its header was compared with its bytes
+        if not (is_counted or is_by_bytes) and not _has_last_sample(file):
             return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")
         return info
 
@@ -152,6 +153,8 @@ def _examine_samples(opened: AudioFile, is_counted: bool) -> AudioInfo | Fault:
 def _has_last_sample(file: AudioFile) -> bool:
     """FLAC headers state the length of the whole, whatever is left of it: only decoding tells."""
     try:
+        if not file.seekable():
+            return file.skip(file.frames)
         file.seek(file.frames - 1)
         return len(file.read(1)) == 1
     except sf.SoundFileError:

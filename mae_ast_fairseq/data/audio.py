@@ -37,6 +37,9 @@ _PREROLL_SAMPLES = dict.fromkeys(("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_I
 
 # libsndfile cannot seek in these, or lands elsewhere.
 _SEQUENTIAL = frozenset({"GSM610", "G721_32", "G723_24", "G723_40"})
+
+# In these it says that it can seek, and fails.
+_UNSEEKABLE = ("AIFF DWVW", "PAF PCM_24")
 _BLOCK_SAMPLES = 1 << 16  # decoded at a time, on the way to a crop
 
 # Decoded on both sides of a crop before resampling. soxr's filter reaches about 10 ms at 16 kHz.
@@ -124,18 +127,22 @@ class AudioFile(sf.SoundFile):
         """Return the number of samples in each channel."""
         return super().frames if self._num_samples is None else self._num_samples
 
+    def seekable(self) -> bool:
+        """Say whether samples can be reached without those before them."""
+        return super().seekable() and not f"{self.format} {self.subtype}".startswith(_UNSEEKABLE)
+
     @property
     def is_sequential(self) -> bool:
         """Say whether libsndfile cannot seek in such audio, so that it must be decoded from its start."""
         return self.subtype in _SEQUENTIAL or not self.seekable()
 
-    def skip(self, num_samples: int) -> None:
-        """Go from the start to a sample."""
+    def skip(self, num_samples: int) -> bool:
+        """Go from the start to a sample; False where there are fewer before it."""
         if not self.is_sequential:
-            self.seek(num_samples)
-            return
+            return self.seek(num_samples) == num_samples
         while num_samples and (num_read := len(self.read(min(num_samples, _BLOCK_SAMPLES), dtype="float32"))):
             num_samples -= num_read
+        return not num_samples
 
 
 @contextmanager
@@ -147,6 +154,8 @@ def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[
     """
     with open_bytes(path) as stream:
         extent = measure(stream, expect_samples)
+        if extent.fault is not None and extent.fault.kind == "unreadable":
+            _refuse_fault(path, extent.fault)
         try:
             file = open_measured(path, stream, extent)
         except sf.SoundFileError:
@@ -197,7 +206,8 @@ def _refuse(path: str | Path, found: str, expected: str, remedy: str = _REMEDY) 
 
 
 def _refuse_fault(path: str | Path, fault: Fault) -> NoReturn:
-    _refuse(path, str(fault), "as much audio as its header states")
+    expected = "audio that libsndfile reads" if fault.kind == "unreadable" else "as much audio as its header states"
+    _refuse(path, str(fault), expected)
 
 
 def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None, expect_rate: int | None) -> None:

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 _UNKNOWN_32 = ((0x7FFFE000, 0x80000000), (0xFFFFE000, 0xFFFFFFFF), (0x7F000000, 0x7F000010))
 _MANY_CHUNKS = 10_000
 _NEXT_TO_NOTHING = 8  # bytes: less than a chunk, and than any sound
-_PADDING_BYTES = 4096  # zeros behind the audio: a sector's or a page's rest, and no loss
+_PADDING_BYTES = 1 << 20  # zeros behind the audio, as a recorder's block or a page's rest, are no loss
 _NAME = re.compile(rb"[ -~]{4}")
 # Where one of these ends the file too early, the audio before it is whole.
 _KNOWN = {b"LIST", b"id3 ", b"ID3 ", b"bext", b"fact", b"cue ", b"smpl", b"JUNK", b"PAD ", b"PEAK", b"iXML", b"afsp"}

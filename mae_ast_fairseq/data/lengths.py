@@ -54,7 +54,7 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
     counting the frames of MP3, and looking for a second stream in FLAC and Ogg.
     """
     end = stream.seek(0, os.SEEK_END)
-    begin = mpeg.skip_id3(stream)
+    begin = min(end, mpeg.skip_id3(stream))
     stream.seek(begin)
     head = stream.read(4)
     if head == b"fLaC":
@@ -134,7 +134,7 @@ def _measure_mpeg(stream: BinaryIO, begin: int, end: int, expect_samples: int | 
     end = mpeg.audio_end(stream, end)
     head = mpeg.find(stream, begin, end)
     if head is None:
-        return _AS_IT_IS
+        return _without_frames(stream, begin, end) if is_file else _AS_IT_IS
     fault, num_frames = None, mpeg.frames_of(head, expect_samples or 0, end)
     if not num_frames:
         runs = mpeg.count(stream, head, end)
@@ -145,6 +145,18 @@ def _measure_mpeg(stream: BinaryIO, begin: int, end: int, expect_samples: int | 
         return _frames(stream, head, num_frames, end)._replace(fault=fault)
     source = None if is_file and head.tag_begin == begin else _source(mpeg.Spliced(b"", stream, head.tag_begin, end))
     return Extent(source=source, is_counted=True)
+
+
+def _without_frames(stream: BinaryIO, begin: int, end: int) -> Extent:
+    """Say what of a file of no frames to read: libmpg123 complains on stderr of what is named or begun as MP3."""
+    stream.seek(begin)
+    first, second, third = stream.read(3).ljust(3, b"\0")
+    if (first, second) == (0xF0, 0x7E):
+        return Extent(Fault("unreadable", "libsndfile reads a cut SDS file as a whole one; convert it by another tool"))
+    if first != 0xFF or second < 0xE0:
+        return Extent(source=_source(mpeg.Spliced(b"", stream, begin, end)))  # which has no name
+    is_free_format = third < 0x10  # its frames' size is stated nowhere
+    return _AS_IT_IS if is_free_format else Extent(Fault("unreadable", "no audio format is recognised"))
 
 
 def _mpeg_fault(head: mpeg.Head, runs: list[mpeg.Run], end: int) -> Fault | None:

@@ -126,7 +126,7 @@ def test_a_size_of_nothing_is_told_with_what_follows():
 
 
 @pytest.mark.parametrize(
-    "trailer", [b"TAG".ljust(128), b"ID3\4" + bytes(30), bytes(4096), b"\0", b"APETAGEX" + bytes(24)]
+    "trailer", [b"TAG".ljust(128), b"ID3\4" + bytes(30), bytes(4096), bytes(1 << 20), b"\0", b"APETAGEX" + bytes(24)]
 )
 def test_tags_and_padding_are_no_audio(trailer):
     assert _read(riff()[0] + trailer).beyond == 0

@@ -91,6 +91,59 @@ def test_a_whole_file_is_as_long_as_was_written(tmp_path, name):
     assert said(write(tmp_path / f"{name}.wav", FORMATS[name])) == NUM_SAMPLES
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "AIFF", "subtype": "DWVW_16"},
+        {"format": "PAF", "subtype": "PCM_24"},
+        {"format": "VOC"},
+        {"format": "IRCAM"},
+        {"format": "HTK"},
+    ],
+    ids=lambda options: options["format"],
+)
+def test_what_only_libsndfile_knows_is_as_long_as_was_written(tmp_path, options):
+    num_samples = 32_000  # of whole blocks
+    path = write(tmp_path / "a.wav", options, num_samples)
+    assert said(path) == num_samples
+
+
+def test_sds_whose_cut_is_not_seen_is_refused(tmp_path):
+    assert said(write(tmp_path / "a.wav", {"format": "SDS"})) == "unreadable"
+
+
+def test_a_cut_file_of_which_no_sample_can_be_sought_is_truncated(tmp_path):
+    path = write(tmp_path / "a.aiff", {"format": "AIFF", "subtype": "DWVW_16"})
+    path.write_bytes(path.read_bytes()[:20_000])
+    assert said(path) == "truncated"
+
+
+TEXT = "<html>not found</html>"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        TEXT.encode() * 100,
+        TEXT.encode("utf-16") * 100,
+        bytes(5_000),
+        b"ID3\4\0\0\0\0\0\x05hello" + TEXT.encode() * 100,
+        b"ID3\4\0\0\0\0\x7f\x7fhello",
+        b"\xff\xfb\x90\x00" + np.random.default_rng(0).bytes(50_000),
+        np.random.default_rng(1).bytes(50_000),
+    ],
+    ids=["text", "utf-16", "zeros", "tag-and-text", "cut-tag", "one-head", "noise"],
+)
+def test_what_is_no_audio_is_unreadable_and_nothing_is_said_on_stderr(tmp_path, data, capfd):
+    path = tmp_path / "a.mp3"
+    path.write_bytes(data)
+    assert examine(path).kind == "unreadable"
+    with pytest.raises(AudioError, match="recognised"):
+        load_audio(path)
+    assert "does not exist" not in examine(path).found
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("name", SEQUENTIAL | ADPCM)
 def test_a_file_of_blocks_is_as_long_as_its_last_block(tmp_path, name):
     path = write(tmp_path / "a.wav", (SEQUENTIAL | ADPCM)[name])
