@@ -15,7 +15,7 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _OVERLAP_BYTES = 7
 _FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9](?=[\x10-\xfe][\x00-\xae])", re.DOTALL)
 _FLAC_BLOCKS = range(1, 7)  # kinds of metadata behind the first
-_FLAC_TAIL_BYTES = 1 << 16
+_FLAC_TAIL_BYTES = 1 << 16  # searched for the last frame where the longest one's size is not stated
 _FLAC_NUMBERS = 18  # bytes before the 8 whose last 36 bits are the number of samples
 MAX_FLAC_SAMPLES = (1 << 36) - 1
 
@@ -47,7 +47,7 @@ def flac_end(stream: BinaryIO, begin: int, end: int) -> int:
     stream.seek(begin)
     info = stream.read(_FLAC_NUMBERS)
     block_samples, most_bytes = (int.from_bytes(info[place:stop], "big") for place, stop in ((8, 10), (15, 18)))
-    tail = max(begin, end - max(_FLAC_TAIL_BYTES, 2 * most_bytes))
+    tail = max(begin, end - (2 * most_bytes or _FLAC_TAIL_BYTES))
     stream.seek(tail)
     data = stream.read(end - tail)
     ends = (
@@ -55,6 +55,15 @@ def flac_end(stream: BinaryIO, begin: int, end: int) -> int:
         for found in _FLAC_FRAME.finditer(data)
     )
     return max(ends, default=0)
+
+
+def _crc_8(value: int) -> int:
+    for _ in range(8):
+        value = (value << 1) & 0xFF ^ (0x07 if value & 0x80 else 0)
+    return value
+
+
+_CRC_8 = bytes(_crc_8(value) for value in range(256))  # the checksum of a FLAC frame's head, byte by byte
 
 
 def _flac_frame_end(header: bytes, block_samples: int) -> int:
@@ -68,23 +77,16 @@ def _flac_frame_end(header: bytes, block_samples: int) -> int:
         number = number << 6 | byte & 0x3F
     size_bytes = {6: 1, 7: 2}.get(size_code, 0)
     stop = behind + size_bytes + {12: 1, 13: 2, 14: 2}.get(header[2] & 15, 0)
-    if _crc_8(header[:stop]) != header[stop]:
+    checksum = 0
+    for byte in header[:stop]:
+        checksum = _CRC_8[checksum ^ byte]
+    if checksum != header[stop]:
         return 0
     if size_bytes:
         num_samples = int.from_bytes(header[behind : behind + size_bytes], "big") + 1
     else:
         num_samples = 192 if size_code == 1 else 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8
     return (number if header[1] & 1 else number * block_samples) + num_samples
-
-
-def _crc_8(data: bytes) -> int:
-    """Return the checksum of a FLAC frame's head."""
-    value = 0
-    for byte in data:
-        value ^= byte
-        for _ in range(8):
-            value = (value << 1) & 0xFF ^ (0x07 if value & 0x80 else 0)
-    return value
 
 
 def flac_samples(stream: BinaryIO, begin: int) -> int:
