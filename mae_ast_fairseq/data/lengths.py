@@ -165,7 +165,10 @@ def _mpeg_fault(head: mpeg.Head, runs: list[mpeg.Run], end: int) -> Fault | None
     if stated is None:
         is_joined = any(run.is_joined for run in runs)
         return _joined(head.num_samples(runs[0].num_frames), head.num_samples(counted)) if is_joined else None
-    if counted == stated or head.num_bytes == end - head.tag_begin:
+    has_all_bytes = head.num_bytes == end - head.tag_begin
+    if counted < stated and has_all_bytes and len(runs) > 1:
+        return Fault("unreadable", f"{counted} of the {stated} frames that its header says; the others are damaged")
+    if counted == stated or has_all_bytes:
         return None
     if counted > stated:
         left_out = head.delay + mpeg.DECODER_DELAY if head.delay else 0

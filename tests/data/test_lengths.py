@@ -273,6 +273,16 @@ def test_no_more_samples_are_believed_than_the_bytes_can_hold(tmp_path):
         load_audio(path, expect_samples=0xFFFFFFFF * 576 - 1681)
 
 
+@pytest.mark.parametrize("num_bytes", [1, 400])
+def test_mp3_that_is_damaged_in_the_middle_is_unreadable(tmp_path, num_bytes):
+    path = tmp_path / "a.mp3"
+    sf.write(path, noise(NUM_SAMPLES), 16000, format="MP3", **CONSTANT)
+    data = path.read_bytes()
+    middle = data.find(data[:3], len(data) // 2)
+    path.write_bytes(data[:middle] + bytes(num_bytes) + data[middle + num_bytes :])
+    assert said(path) == "unreadable"
+
+
 def in_wav(data):
     """Put an MP3 stream at 16 kHz into a WAV file."""
     form = struct.pack("<4sIHHIIHHHHIHHH", b"fmt ", 30, 0x55, 1, 16000, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
