@@ -387,9 +387,7 @@ def test_what_a_checkpoint_sets_is_not_given_otherwise_on_the_command_line(finet
     given = {"model.encoder_layers", "model.encoder_embed_dim", "model.max_token_length"}
     monkeypatch.setattr("mae_ast_fairseq.tasks.classification.is_on_command_line", given.__contains__)
     for start in (starts, goes_on):
-        with pytest.raises(
-            UserError, match=r"encoder_layers: 2 was given on the command line; expected 3, which"
-        ):
+        with pytest.raises(UserError, match=r"encoder_layers: 2 was given on the command line; expected 3, which"):
             set_up(tones, start)
         assert set_up(tones, start, "model.encoder_layers=3", "model.max_token_length=96")[0].grid.kernel[0] == 16
 
