@@ -18,13 +18,7 @@ __version__ = "0.1.0"
 
 def register() -> None:
     """Register tasks, models and criterions with fairseq; the error of a missing or broken fairseq is passed on."""
-    import torch.serialization
-    from fairseq.distributed.utils import _TensorPlaceholder
-
     from mae_ast_fairseq import criterions, models, optim, tasks  # noqa: F401
-
-    # fairseq sends a checkpoint to the other processes with this class in it, which torch >= 2.6 else refuses to load.
-    torch.serialization.add_safe_globals([_TensorPlaceholder])
 
 
 class _RegisterAfterFairseq(MetaPathFinder):

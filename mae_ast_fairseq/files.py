@@ -1,12 +1,16 @@
 """Where the package's own files lie, and how others are written: whole or not at all."""
 
+import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from mae_ast_fairseq.errors import ConfigError
+
+LOCK_FILE = ".lock"
 
 
 def package_folder() -> Path:
@@ -24,15 +28,65 @@ def examples_folder() -> Path:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes its place only when it was written whole; else nothing of it remains."""
+def atomic_write(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that takes its place only when it was written whole; else nothing of it remains.
+
+    `durable`: it is on the disk before it takes its place, and its place before this returns.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream
+            if durable:
+                stream.flush()
+                os.fsync(stream.fileno())
         temporary.replace(path)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_locks: dict[Path, IO[str]] = {}
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of a folder until this one ends; raises ConfigError where one is in it.
+
+    The lock is the system's and ends with its process, however that ends, so that no stale one is left.
+    """
+    folder = folder.resolve()
+    if folder in _locks:
+        return
+    file = (folder / LOCK_FILE).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise ConfigError(
+            f"{folder}: in use by {owner}; expected a folder that nothing else writes in; wait for it, end it, or name "
+            "another folder"
+        ) from None
+    os.register_at_fork(after_in_child=file.close)  # else a loader's worker would hold it longer than its parent lives
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    _locks[folder] = file
+
+
+def unlock_folder(folder: Path) -> None:
+    """Let other processes into a folder that was locked."""
+    _locks.pop(folder.resolve()).close()
 
 
 def prepare_folder(option: str, folder: Path) -> None:

@@ -3,9 +3,10 @@
 import re
 
 import pytest
+import torch
 
 from tests.processes import run_two
-from tests.training import SMALL
+from tests.training import SMALL, train
 
 SPY_ON_STATISTICS = """
 from mae_ast_fairseq.nn.normalization import InputNormalization
@@ -43,3 +44,42 @@ def test_the_share_of_broken_files_counts_over_all_processes(corpus, tmp_path):
     codes, outputs = train_two(tmp_path, tmp_path, "optimization.max_update=40", "task.max_bad_fraction=0.13")
     assert 0 not in codes
     assert any("6 of 40 files (15.0%) are broken" in output for output in outputs), outputs[0][-1500:]
+
+
+def saving(folder):
+    return f"checkpoint.save_dir={folder}", "checkpoint.no_save=false", "common.bf16=false"
+
+
+def weights_and_updates(folder):
+    state = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    return state["model"], state["optimizer_history"][-1]["num_updates"]
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_goes_on_as_if_it_was_not_stopped(corpus, tmp_path):
+    for folder, updates in (("one", 9), ("two", 6), ("two", 9)):  # into the second epoch
+        last = f"optimization.max_update={updates}", "lr_scheduler.total_num_update=100"
+        codes, outputs = train_two(corpus, tmp_path, *saving(tmp_path / folder), *last)
+        assert codes == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
+    (uninterrupted, _), (resumed, num_updates) = (
+        weights_and_updates(tmp_path / "one"),
+        weights_and_updates(tmp_path / "two"),
+    )
+    assert num_updates == 9
+    assert all(torch.equal(resumed[name], value) for name, value in uninterrupted.items())
+
+
+@pytest.mark.slow
+def test_weights_are_handed_from_one_process_to_two_and_back(corpus, tmp_path):
+    run = "mae_ast_tiny", f"task.data={corpus}", *SMALL
+    train(*run, *saving(tmp_path / "one"))
+    start = tmp_path / "one" / "checkpoint_last.pt"
+    for folder, field in (("warm", "finetune_from_model"), ("on", "restore_file")):
+        codes, outputs = train_two(
+            corpus, tmp_path, *saving(tmp_path / folder), f"checkpoint.{field}={start}", "optimization.max_update=6"
+        )
+        assert codes == [0, 0], outputs[0][-2000:] + outputs[1][-2000:]
+        assert weights_and_updates(tmp_path / folder)[1] == 6
+    back = f"checkpoint.restore_file={tmp_path / 'on' / 'checkpoint_last.pt'}", "optimization.max_update=8"
+    train(*run, *saving(tmp_path / "back"), *back)
+    assert weights_and_updates(tmp_path / "back")[1] == 8

@@ -81,10 +81,13 @@ def test_the_model_sees_float32_frames_under_bf16(corpus, monkeypatch):
     assert set(seen) == {(torch.float32, torch.bfloat16, torch.float32)}
 
 
-def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(corpus, tmp_path):
+@pytest.mark.parametrize("bf16", ["false", "true"])
+@pytest.mark.parametrize("optimizer", ["fused_adam", "adam"])
+def test_a_resumed_run_repeats_the_uninterrupted_one_to_the_bit(corpus, tmp_path, bf16, optimizer):
     def run(folder, max_update):
         return train(
-            "mae_ast_tiny", f"task.data={corpus}", *SMALL, FLOAT32, f"checkpoint.save_dir={tmp_path / folder}",
+            "mae_ast_tiny", f"task.data={corpus}", *SMALL, f"common.bf16={bf16}", f"optimizer._name={optimizer}",
+            f"checkpoint.save_dir={tmp_path / folder}",
             "checkpoint.no_save=false", "model.encoder_layerdrop=0.3", "model.dropout=0.1",
             f"optimization.max_update={max_update}", "lr_scheduler.total_num_update=100",
         )  # fmt: skip
@@ -100,7 +103,7 @@ def test_checkpoints_hold_tensors_and_plain_values_and_no_positions(corpus, tmp_
     assert checkpoint["model"]["batch_norm.running_mean"].dtype is torch.float32
     num_parameters = sum(tensor.numel() for tensor in checkpoint["model"].values())
     size = (tmp_path / "checkpoint_last.pt").stat().st_size
-    assert size < 1.05 * num_parameters * 4 * 3 + 100_000  # weights and two moments, float32
+    assert size < 1.05 * num_parameters * 4 * 4 + 100_000  # weights, their float32 masters and two moments
 
 
 def fairseq_hydra_train(*arguments, cwd=ROOT):

@@ -103,7 +103,8 @@ def train(recipe: str, *overrides: str) -> Run:
     def keep(record: logging.LogRecord) -> None:
         kept = {"train_inner": run.updates, "valid": run.validations}.get(record.name)
         if kept is not None:
-            kept.append({key: float(value) for key, value in json.loads(record.getMessage()).items()})
+            values = json.loads(record.getMessage()).items()
+            kept.append({key: float("nan" if value is None else value) for key, value in values})
 
     with recorded(MaeAstPretrainingTask, run.losses, keep):
         fairseq_train.main(config(recipe, *overrides))

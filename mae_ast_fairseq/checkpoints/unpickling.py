@@ -5,6 +5,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ METADATA = "mae_ast_fairseq"
 
 FETCH_AGAIN = "copy or download it again, or take another checkpoint of the run"
 
+_OLD_PICKLE = b"\x80\2"
 _LENGTH_BYTES = 8  # a safetensors file begins with its header's length, then the header: JSON
 
 
@@ -38,7 +40,11 @@ def read_content(path: Path, mapped: bool = False) -> Mapping[str, Any]:
         refuse(path, found, "a checkpoint", "name a file that is there and may be read, such as checkpoint_best.pt")
     if _begins_safetensors(start):
         return _read_safetensors(path)
-    return section(path, {"content": _unpickle(path, start.startswith(b"PK"), mapped)}, "content")
+    is_zip = start.startswith(b"PK")
+    content = _unpickle(path, is_zip, mapped)
+    if is_zip and not mapped and (fault := damage(path)):
+        refuse(path, fault, "a whole checkpoint", FETCH_AGAIN)
+    return section(path, {"content": content}, "content")
 
 
 def is_safetensors(path: Path) -> bool:
@@ -49,6 +55,25 @@ def is_safetensors(path: Path) -> bool:
 
 def _begins_safetensors(start: bytes) -> bool:
     return start[_LENGTH_BYTES:] == b"{"
+
+
+def damage(path: Path) -> str | None:
+    """Say what is wrong with the bytes of a file of torch.save, each record of which has a checksum; None: nothing.
+
+    Pickles of old versions of torch and files of safetensors have no checksums.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(_LENGTH_BYTES + 1)
+        if start.startswith(_OLD_PICKLE) or _begins_safetensors(start):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return f"the file is truncated or damaged, at {path.stat().st_size} bytes ({error})"
+    except (OSError, zlib.error) as error:
+        return f"it cannot be read ({error})"
+    return record and f"its record {record} is damaged: the checksum is another"
 
 
 def as_safetensors(content: Mapping[str, Any]) -> bytes:

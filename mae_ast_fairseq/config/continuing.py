@@ -37,7 +37,7 @@ FREE = (
     *("pretrained", "freeze_finetune_updates"),
     *("frequency_mask", "time_mask", "mixup", "roll_seconds", "label_smoothing", "random_crop"),
     *("reconstruction_weight", "classification_weight", "loss"),
-    *("data", "max_bad_fraction", "persistent_workers", "on_changed_data"),
+    *("data", "max_bad_fraction", "max_skipped_updates", "persistent_workers", "on_changed_data"),
 )
 """What each run may choose anew; of `data`, it is what the manifests hold that is compared."""
 

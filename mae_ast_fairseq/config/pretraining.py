@@ -155,6 +155,9 @@ class AudioTaskFields:
         "fraction of a manifest's files that may prove broken (and are replaced) before the run stops",
         PROBABILITY,
     )
+    max_skipped_updates: int = option(
+        10, "updates whose gradient is NaN or infinite, and which are skipped, before the run stops", NOT_NEGATIVE
+    )
     rebuild_batches: bool = option(
         True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
     )

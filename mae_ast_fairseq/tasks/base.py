@@ -1,6 +1,7 @@
 """What the fairseq tasks share: folders of manifests, broken files, and the statistics of the input."""
 
 import logging
+import math
 import sys
 from abc import abstractmethod
 from functools import cached_property
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
+from fairseq.logging import metrics
+from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 from torch import nn
@@ -37,6 +40,8 @@ from mae_ast_fairseq.tasks.launch import (
     settle_data,
     spare_fairseq_the_folders,
 )
+from mae_ast_fairseq.tasks.patches import install
+from mae_ast_fairseq.tasks.preemption import listen
 from mae_ast_fairseq.tasks.resume import (
     LAST_CHECKPOINT,
     Clips,
@@ -50,6 +55,8 @@ from mae_ast_fairseq.tasks.resume import (
     keep_place,
     say_new_best,
 )
+from mae_ast_fairseq.tasks.run_folder import prepare_run_folder
+from mae_ast_fairseq.tasks.skipping import SkippedUpdates
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = logging.getLogger(__name__)
@@ -59,6 +66,7 @@ class AudioTask(FairseqTask):
     """A task on the clips of `{split}.tsv` in `task.data`; its config has the fields of AudioTaskFields."""
 
     cfg: Any
+    _is_new_update = True
 
     @without_traceback
     def __init__(self, cfg: Any, from_checkpoint: bool = False):
@@ -68,6 +76,12 @@ class AudioTask(FairseqTask):
         require_choice("task.on_changed_data", cfg.on_changed_data, ["restart", "refuse"])
         self.state.merge_state_dict(own_state())
         self._has_gone_on = False
+        self._skipped = SkippedUpdates(getattr(cfg, "max_skipped_updates", 0))
+        install()
+        if is_training_command() and not from_checkpoint:
+            listen()
+            if not self._run_setting("checkpoint.no_save"):
+                prepare_run_folder(Path(self._run_setting("checkpoint.save_dir")))
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -227,7 +241,31 @@ class AudioTask(FairseqTask):
     def train_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Do one step, after a look at how many files proved broken."""
         self._check_bad_files(sample)
+        self._skipped.begin(sample["id"], is_first=self._is_new_update)
+        self._is_new_update = False
         return super().train_step(sample, *args, **kwargs)
+
+    @without_traceback
+    def skip_update(self, optimizer: FairseqOptimizer) -> None:
+        """Skip the running update, whose gradient is not finite; raises AudioError past `task.max_skipped_updates`."""
+        self._skipped.skip(self.datasets[self._train_subset].manifest, optimizer)
+
+    def optimizer_step(self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int) -> None:
+        """Update the weights, unless this update is skipped."""
+        self._is_new_update = True
+        if not self._skipped.is_skipping:
+            self.step(optimizer, update_num)
+
+    def step(self, optimizer: FairseqOptimizer, update_num: int) -> None:
+        """Update the weights."""
+        optimizer.step()
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log what the criterion says; of an update that is skipped, nothing that counts."""
+        if criterion.training and self._skipped.is_skipping:
+            metrics.log_scalar("loss", math.nan, weight=0)
+        else:
+            super().reduce_metrics(logging_outputs, criterion)
 
     @without_traceback
     def valid_step(self, sample: dict[str, Any], model: nn.Module, criterion: Any) -> Any:

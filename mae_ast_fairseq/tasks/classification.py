@@ -162,7 +162,7 @@ class MaeAstClassificationTask(AudioTask):
     # --- steps
 
     @without_traceback
-    def optimizer_step(self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int) -> None:
+    def step(self, optimizer: FairseqOptimizer, update_num: int) -> None:
         """Update the weights, the frozen ones left out."""
         check_optimizer(optimizer, self._model_cfg)
         if update_num < self._model_cfg.freeze_finetune_updates:

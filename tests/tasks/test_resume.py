@@ -39,7 +39,8 @@ FREE_CHANGES = {
         "mask_length": 5, "head_init_scale": 0.5, "max_token_length": 512,
     },
     "task": {
-        "mask_type": "random_mask", "random_crop": "false", "max_bad_fraction": 0.5, "persistent_workers": "false",
+        "mask_type": "random_mask", "random_crop": "false", "max_bad_fraction": 0.5, "max_skipped_updates": 3,
+        "persistent_workers": "false",
         "on_changed_data": "refuse",
     },
     "criterion": {"reconstruction_weight": 1, "classification_weight": 2},

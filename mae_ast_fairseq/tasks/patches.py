@@ -1,0 +1,191 @@
+"""What fairseq 0.12 does wrong where it has no hook for a plugin: each patch says why, and has a test.
+
+`install` is called when one of our tasks is built: so they are in force under fairseq-hydra-train as elsewhere, and not
+where another plugin's task is trained.
+"""
+
+import functools
+import logging
+import math
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fairseq
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
+from fairseq.trainer import Trainer
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.tasks.preemption import stop_if_asked
+from mae_ast_fairseq.training_error import TrainingError
+
+logger = logging.getLogger(__name__)
+
+VERSION = "0.12"
+MASTERS = "master_weights"
+NUM_TRIES, PAUSE_SECONDS = 3, 2.5
+_COPIED_BYTES = 1 << 24
+
+
+def install() -> None:
+    """Patch fairseq, once; another version than 0.12 is left alone, and said to be."""
+    if not fairseq.__version__.startswith(VERSION):
+        logger.warning(
+            "fairseq %s is not patched; expected %s: checkpoints may be cut off by a kill or a full disk, and several "
+            "processes cannot resume",
+            *(fairseq.__version__, VERSION),
+        )
+        return
+    _patch(distributed_utils, "_broadcast_object_slow", _broadcast_plain)
+    _patch(checkpoint_utils, "torch_persistent_save", lambda original: save_whole)
+    _patch(checkpoint_utils, "PathManager", lambda original: _WholeCopies)
+    _patch(_FP16OptimizerMixin, "state_dict", _with_masters)
+    _patch(_FP16OptimizerMixin, "load_state_dict", _take_masters)
+    _patch(Trainer, "clip_grad_norm", _skip_non_finite)
+    if command := sys.modules.get("fairseq_cli.train"):
+        _patch(command, "train", _unless_finished)
+        _patch(command, "validate_and_save", _stop_when_asked)
+
+
+def _patch(owner: Any, name: str, patch: Callable[[Any], Any]) -> None:
+    original = getattr(owner, name)
+    if getattr(original, "is_patch", False):
+        return
+    patched = patch(original)
+    patched.is_patch = True
+    setattr(owner, name, patched)
+
+
+def _broadcast_plain(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Send a checkpoint to the other processes as tensors and plain values, which alone torch >= 2.6 reads.
+
+    fairseq sends its config as a DictConfig, and a class of its own in the place of tensors.
+    """
+
+    @functools.wraps(original)
+    def broadcast(value: Any, *args: Any) -> Any:
+        if isinstance(value, dict) and OmegaConf.is_config(value.get("cfg")):
+            value = {**value, "cfg": OmegaConf.to_container(value["cfg"])}
+        with torch.serialization.safe_globals([distributed_utils._TensorPlaceholder]):
+            return original(value, *args)
+
+    return broadcast
+
+
+def save_whole(state: Any, filename: str, async_write: bool = False) -> None:
+    """Write a checkpoint that takes its place when it is on the disk and can be read; raises TrainingError.
+
+    Where a disk was full, fairseq tries again where it had stopped in the file, and reports success.
+    """
+    path = Path(filename)
+    for num_left in reversed(range(NUM_TRIES)):
+        try:
+            with atomic_write(path, durable=True) as stream:
+                torch.save(state, stream)
+                stream.flush()
+                zipfile.ZipFile(stream.name).close()
+            return
+        except (OSError, RuntimeError, zipfile.BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            if not num_left:
+                raise TrainingError(
+                    f"{path}: this checkpoint cannot be written ({reason}, {NUM_TRIES} times); expected room for it on "
+                    "its disk; make some and start the same command again, which goes on from the last one"
+                ) from None
+            logger.warning("%s: cannot be written (%s); trying again", path, reason)
+            time.sleep(PAUSE_SECONDS)
+
+
+class _WholeCopies(PathManager):
+    """Copies checkpoint_best.pt and checkpoint_last.pt whole or not at all; fairseq writes over the former ones."""
+
+    @staticmethod
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        with Path(src_path).open("rb") as source, atomic_write(Path(dst_path), durable=True) as target:
+            shutil.copyfileobj(source, target, _COPIED_BYTES)
+        return True
+
+
+def _with_masters(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep the float32 weights of a bfloat16 or float16 run beside the moments: the model's own are rounded ones."""
+
+    @functools.wraps(original)
+    def state_dict(self: Any) -> dict[str, Any]:
+        return {**original(self), MASTERS: [weight.detach() for weight in _masters(self)]}
+
+    return state_dict
+
+
+def _take_masters(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Go on from the float32 weights that a checkpoint holds; earlier ones have none."""
+
+    @functools.wraps(original)
+    def load_state_dict(self: Any, state: dict[str, Any], *args: Any) -> None:
+        original(self, {name: value for name, value in state.items() if name != MASTERS}, *args)
+        stored = state.get(MASTERS, [])
+        for weight, value in zip(_masters(self), stored, strict=bool(stored)):
+            weight.data.copy_(value)
+
+    return load_state_dict
+
+
+def _masters(optimizer: Any) -> list[Tensor]:
+    """Return the float32 weights of an optimiser: one for each of the model, or one flat one for each device."""
+    weights = optimizer.fp32_params
+    return list(weights.values() if isinstance(weights, dict) else weights)
+
+
+def _skip_non_finite(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let the task skip an update whose gradient is NaN or infinite; fairseq ends the run without naming its clips."""
+
+    @functools.wraps(original)
+    def clip_grad_norm(self: Any, clip_norm: float) -> Tensor:
+        norm = original(self, clip_norm)
+        skip = getattr(self.task, "skip_update", None)
+        if skip is None or bool(torch.isfinite(norm)):
+            return norm
+        skip(self.optimizer)
+        return torch.zeros_like(norm)
+
+    return clip_grad_norm
+
+
+def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Say of a finished run that it is; fairseq does one update more at each restart."""
+
+    @functools.wraps(original)
+    def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
+        num_updates, max_update = trainer.get_num_updates(), cfg.optimization.max_update or math.inf
+        if num_updates < max_update:
+            return original(cfg, trainer, task, epoch_itr)
+        logger.info(
+            "this run is finished: %d of optimization.max_update=%d updates are done; raise it to go on",
+            *(num_updates, max_update),
+        )
+        return [None], True
+
+    return train
+
+
+def _stop_when_asked(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Save and end after the running update where a signal has asked for it; fairseq saves nothing."""
+
+    @functools.wraps(original)
+    def validate_and_save(cfg: Any, trainer: Any, task: Any, epoch_itr: Any, *args: Any) -> Any:
+        def save() -> None:
+            checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
+
+        stop_if_asked(trainer.device, save)
+        return original(cfg, trainer, task, epoch_itr, *args)
+
+    return validate_and_save

@@ -1,0 +1,85 @@
+"""The folder of a run's checkpoints: one run at a time, and a last checkpoint that can be read."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mae_ast_fairseq.errors import CheckpointError, ConfigError
+from mae_ast_fairseq.files import lock_folder, unlock_folder
+from mae_ast_fairseq.tasks.run_folder import prepare_run_folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with an old, a newer and a last checkpoint."""
+    for age, name in enumerate(("checkpoint_last.pt", "checkpoint_1_20.pt", "checkpoint_1_10.pt")):
+        torch.save({"model": {"weight": torch.full((5_000,), float(age))}}, tmp_path / name)
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    yield tmp_path
+    unlock_folder(tmp_path)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:10_000])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[10_000] ^= 4
+    path.write_bytes(content)
+
+
+def value(path):
+    return float(torch.load(path)["model"]["weight"][0])
+
+
+def test_an_intact_last_checkpoint_stays(folder, caplog):
+    prepare_run_folder(folder)
+    assert value(folder / "checkpoint_last.pt") == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("spoil", [cut, flip, lambda path: path.write_bytes(b"")])
+def test_a_damaged_last_one_is_passed_over_for_the_newest_intact(folder, caplog, spoil):
+    spoil(folder / "checkpoint_last.pt")
+    flip(folder / "checkpoint_1_20.pt")
+    prepare_run_folder(folder)
+    assert value(folder / "checkpoint_last.pt") == 2
+    assert "checkpoint_last.pt: " in caplog.text and "checkpoint_1_10.pt" in caplog.text
+    assert (folder / "checkpoint_last.pt.damaged").is_file()
+
+
+def test_where_none_is_intact_it_is_one_line(folder):
+    for path in folder.glob("*.pt"):
+        cut(path)
+    with pytest.raises(CheckpointError, match=r"checkpoint_last\.pt: .*truncated"):
+        prepare_run_folder(folder)
+    assert (folder / "checkpoint_last.pt").is_file()
+
+
+HOLD = "import sys, time; from pathlib import Path; from mae_ast_fairseq.files import lock_folder; " \
+    "lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"  # fmt: skip
+
+
+def test_a_second_process_is_told_who_is_in_the_folder_and_a_killed_one_is_no_obstacle(tmp_path):
+    first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"held\n"
+    with pytest.raises(ConfigError, match=f"in use by process {first.pid} on "):
+        lock_folder(tmp_path)
+    first.kill()
+    first.wait()
+    lock_folder(tmp_path)
+    unlock_folder(tmp_path)
+
+
+def test_a_child_does_not_hold_the_folder_beyond_its_parent(tmp_path):
+    forking = HOLD.replace("print(", "import os; os.fork() or time.sleep(60); print(")
+    first = subprocess.Popen([sys.executable, "-c", forking, tmp_path], stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"held\n"
+    first.kill()
+    first.wait()
+    lock_folder(tmp_path)
+    unlock_folder(tmp_path)
