@@ -5,6 +5,14 @@ lives at module level and takes one string, so that it can cross from a loader w
 """
 
 
+def printable(text: str) -> str:
+    """Return a text in one line, with what a terminal would obey escaped, and bytes that are not UTF-8 replaced."""
+    text = text.encode(errors="replace").decode()
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
 class UserError(ValueError):
     """Something a person gave is wrong; commands print its message and exit with code 2."""
 

@@ -1,16 +1,16 @@
 """Where the package's own files lie, and how others are written: whole or not at all."""
 
+import errno
 import fcntl
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from mae_ast_fairseq.errors import ConfigError
-
-LOCK_FILE = ".lock"
 
 
 def package_folder() -> Path:
@@ -55,18 +55,29 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file to read its bytes; raises OSError also for a pipe or a device, which might never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        code = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+        raise OSError(code, "this is a folder" if stat.S_ISDIR(mode) else "this is a pipe or a device", str(path))
+    return open(descriptor, "rb")  # noqa: PTH123
+
+
 _locks: dict[Path, IO[str]] = {}
 
 
-def lock_folder(folder: Path) -> None:
-    """Keep other processes out of a folder until this one ends; raises ConfigError where one is in it.
+def lock(path: Path) -> None:
+    """Keep other processes out of what a file stands for, until this one ends; raises ConfigError where one is in it.
 
     The lock is the system's and ends with its process, however that ends, so that no stale one is left.
     """
-    folder = folder.resolve()
-    if folder in _locks:
+    path = path.resolve()
+    if path in _locks:
         return
-    file = (folder / LOCK_FILE).open("a+")
+    file = path.open("a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -74,19 +85,19 @@ def lock_folder(folder: Path) -> None:
         owner = file.read().strip() or "another process"
         file.close()
         raise ConfigError(
-            f"{folder}: in use by {owner}; expected a folder that nothing else writes in; wait for it, end it, or name "
-            "another folder"
+            f"{path.parent}: in use by {owner}; expected a folder that nothing else writes in; wait for it, end it, or "
+            "name another folder"
         ) from None
     os.register_at_fork(after_in_child=file.close)  # else a loader's worker would hold it longer than its parent lives
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
-    _locks[folder] = file
+    _locks[path] = file
 
 
-def unlock_folder(folder: Path) -> None:
-    """Let other processes into a folder that was locked."""
-    _locks.pop(folder.resolve()).close()
+def unlock(path: Path) -> None:
+    """Let other processes into what was locked."""
+    _locks.pop(path.resolve()).close()
 
 
 def prepare_folder(option: str, folder: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from mae_ast_fairseq.checkpoints.fields import refuse, section
+from mae_ast_fairseq.files import open_regular
 
 METADATA = "mae_ast_fairseq"
 """Key of a safetensors file's metadata that holds, as JSON, what a checkpoint of fairseq has besides its weights."""
@@ -33,7 +34,7 @@ def read_content(path: Path, mapped: bool = False) -> Mapping[str, Any]:
     Raises CheckpointError: no such file, cannot be read, not a checkpoint, truncated, with code in it.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(_LENGTH_BYTES + 1)
     except OSError as error:
         found = f"it cannot be read ({error.strerror or error})" if path.exists() else "there is no such file"
@@ -49,7 +50,7 @@ def read_content(path: Path, mapped: bool = False) -> Mapping[str, Any]:
 
 def is_safetensors(path: Path) -> bool:
     """Tell whether a file, which must be there, is one of safetensors, whatever its name."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return _begins_safetensors(file.read(_LENGTH_BYTES + 1))
 
 
@@ -63,7 +64,7 @@ def damage(path: Path) -> str | None:
     Pickles of old versions of torch and files of safetensors have no checksums.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(_LENGTH_BYTES + 1)
         if start.startswith(_OLD_PICKLE) or _begins_safetensors(start):
             return None
@@ -108,7 +109,7 @@ def _unpickle(path: Path, is_zip: bool, mapped: bool) -> Any:
     """Load the tensors and plain values of a file of torch.save."""
     try:
         # Opened here, for torch looks at the end of a name; and of a strange file the error below says enough.
-        with path.open("rb") as file, warnings.catch_warnings():
+        with open_regular(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if mapped and is_zip:
                 return torch.load(str(path), map_location="cpu", weights_only=True, mmap=True)

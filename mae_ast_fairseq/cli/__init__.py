@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from mae_ast_fairseq import __version__
-from mae_ast_fairseq.errors import UserError
+from mae_ast_fairseq.errors import UserError, printable
 
 PROG = "mae-ast"
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"{PROG} {args.command}: {error}", file=sys.stderr)
+        print(printable(f"{PROG} {args.command}: {error}"), file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"{PROG} {args.command}: interrupted", file=sys.stderr)

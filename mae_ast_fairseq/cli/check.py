@@ -15,7 +15,7 @@ from mae_ast_fairseq.corpus.check import ERROR, FIXABLE, KINDS, WARNING, Report,
 from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
 from mae_ast_fairseq.corpus.script import read_lines
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
-from mae_ast_fairseq.errors import ConfigError, ManifestError
+from mae_ast_fairseq.errors import ConfigError, ManifestError, printable
 from mae_ast_fairseq.files import check_file
 
 EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if not args.json:
         for finding in findings:
-            print(*(finding[key] for key in ("where", "path", "kind", "found")), sep="\t")
+            print(*(printable(finding[key]) for key in ("where", "path", "kind", "found")), sep="\t")
     if args.fix:
         summary["fixed"] = _fix(args.fix, manifest, report, labels)
     print(json.dumps(summary | {"findings": findings}, indent=2) if args.json else _as_text(summary))

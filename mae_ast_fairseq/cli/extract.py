@@ -22,7 +22,7 @@ from mae_ast_fairseq.cli.model import (
 )
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.files import lock, open_regular, prepare_folder
 from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, CHUNK_SECONDS, plan_chunks, shard_rows
 from mae_ast_fairseq.inference.encoder import load_pretrained
 from mae_ast_fairseq.inference.extract import (
@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     store = _store(args, model, clips, job, stem)
 
     prepare_folder("--out", args.out)
+    lock(args.out / f".{stem}.lock")
     record, settings = args.out / f"{stem}.json", _settings(args, clips)
     if args.overwrite:
         for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
@@ -182,7 +183,7 @@ def _settings(args: argparse.Namespace, clips: Manifest | FileList) -> dict[str,
 
 
 def _hash_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

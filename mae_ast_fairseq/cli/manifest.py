@@ -25,7 +25,7 @@ from mae_ast_fairseq.corpus.script import split_side
 from mae_ast_fairseq.data.archive import REPACK
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import check_file, prepare_folder
+from mae_ast_fairseq.files import check_file, open_regular, prepare_folder
 
 EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"
 
@@ -151,7 +151,8 @@ def _read_valid(value: str) -> tuple[float, dict[str, int]]:
         fraction = float(value)
     except ValueError:
         try:
-            text = Path(value).read_text(encoding="utf-8-sig")
+            with open_regular(value) as stream:
+                text = stream.read().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"--valid {value}: neither a number nor a list that can be read ({error}); expected a "

@@ -132,11 +132,6 @@ def long_enough(name: str | Path, num_samples: np.ndarray, grid: TokenGrid) -> n
     return rows
 
 
-def printable(name: str) -> str:
-    """Replace the bytes of a file name that are not UTF-8."""
-    return name.encode(errors="replace").decode()
-
-
 def without_nan(value: Any) -> Any:
     """Return a value for JSON, which has no NaN: null takes its place."""
     if isinstance(value, dict):

@@ -20,11 +20,10 @@ from mae_ast_fairseq.cli.model import (
     add_input_arguments,
     check_device_arguments,
     open_checkpoint,
-    printable,
     read_clips,
 )
 from mae_ast_fairseq.config.pretraining import ClassifierFields
-from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
+from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError, printable
 from mae_ast_fairseq.files import atomic_write, prepare_folder
 from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.inference.predict import Prediction, predict
@@ -175,7 +174,7 @@ def _write_csv(path: Path, files: Sequence[dict[str, Any]]) -> None:
 def _as_table(files: Sequence[dict[str, Any]]) -> str:
     rows = []
     for name, kind, part in _parts(files):
-        shown = [f"{entry['label']} {entry['probability']:.3f}" for entry in part["labels"]]
+        shown = [f"{printable(entry['label'])} {entry['probability']:.3f}" for entry in part["labels"]]
         rows.append([name if kind == "file" else "", f"{part['start']:.2f}-{part['end']:.2f}", *shown])
     ranks = range(1, len(rows[0]) - 1)
     table = tabulate(rows, ["file", "seconds", *ranks], tablefmt="plain", disable_numparse=True)

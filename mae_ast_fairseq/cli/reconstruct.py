@@ -19,12 +19,11 @@ from mae_ast_fairseq.cli.model import (
     check_device_arguments,
     long_enough,
     open_checkpoint,
-    printable,
     read_clips,
 )
 from mae_ast_fairseq.config.pretraining import MaskingFields
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking
-from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError
+from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError, printable
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.files import prepare_folder
 from mae_ast_fairseq.inference.loading import BrokenFiles, load_part, readable_samples, unusable

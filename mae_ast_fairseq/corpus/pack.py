@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.data.archive import Member
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.files import atomic_write, open_regular
 
 
 def pack(archive: str | Path, root: str | Path, relative_paths: Sequence[str]) -> list[Member]:
@@ -35,7 +35,7 @@ def pack(archive: str | Path, root: str | Path, relative_paths: Sequence[str]) -
 
 def _copy(file: zipfile.ZipFile, stream: BinaryIO, path: Path, name: str) -> Member:
     try:
-        source = path.open("rb")
+        source = open_regular(path)
         info = zipfile.ZipInfo.from_file(path, name, strict_timestamps=False)
     except OSError as error:
         raise AudioError(

@@ -24,7 +24,7 @@ from mae_ast_fairseq.data.audio import (
 )
 from mae_ast_fairseq.data.lengths import Fault, measure
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable
-from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.errors import AudioError, ConfigError, printable
 from mae_ast_fairseq.files import atomic_write
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc")
@@ -203,8 +203,8 @@ def write_rejected(path: str | Path, rejected: Iterable[Rejected]) -> None:
     """Write `path<TAB>reason` lines; names with a tab, a line end or bytes that are not UTF-8 are escaped."""
     with atomic_write(Path(path)) as stream:
         for relative_path, reason in rejected:
-            name = ascii(relative_path) if unwritable(relative_path) else relative_path
-            stream.write(f"{name}\t{' '.join(reason.split())}\n".encode())
+            name = ascii(relative_path) if unwritable(relative_path) else printable(relative_path)
+            stream.write(f"{name}\t{printable(' '.join(reason.split()))}\n".encode())
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -14,7 +14,7 @@ from mae_ast_fairseq.data.audio import load_row
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.files import atomic_write, open_regular
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.rng import Stream, generator
 
@@ -145,12 +145,13 @@ def read_statistics(path: Path, feature_dim: int | None = None) -> Statistics:
     Raises ConfigError naming the file and what is wrong in it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            content = json.loads(stream.read().decode())
         statistics = Statistics(float(content["mean"]), float(content["std"]))
         measured_dim = content.get("feature_dim", feature_dim)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f'{path}: {error!r}; expected a JSON object with the numbers "mean" and "std"; '
+            f'{path}: {type(error).__name__}: {error}; expected a JSON object with the numbers "mean" and "std"; '
             "fix it, or delete it to have them measured"
         ) from None
     if not (math.isfinite(statistics.mean) and math.isfinite(statistics.std) and statistics.std > 0):

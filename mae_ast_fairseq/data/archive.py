@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.files import open_regular
 
 REPACK = "pack it anew without compression: `zip -0 -r ARCHIVE.zip .` in the folder, or `mae-ast manifest --zip`"
 
@@ -60,7 +61,8 @@ class _Part(io.FileIO):
     """A part of a file as a file. Reads, unlike a memory map, survive a file that becomes shorter."""
 
     def __init__(self, location: Location):
-        super().__init__(location.archive)
+        with open_regular(location.archive) as file:
+            super().__init__(os.dup(file.fileno()))
         self._begin, self._end = location.offset, location.offset + location.length
         super().seek(self._begin)
 
@@ -106,14 +108,14 @@ def members(archive: str | Path, extensions: Sequence[str]) -> list[Member]:
     """
     suffixes = tuple(extensions)
     try:
-        with zipfile.ZipFile(archive) as file, Path(archive).open("rb") as stream:
+        with open_regular(archive) as stream, zipfile.ZipFile(stream) as file:
             infos = {_name(info): info for info in file.infolist()}
             return [
                 _locate(stream, name, info)
                 for name, info in sorted(infos.items())
                 if name.lower().endswith(suffixes) and not any(part.startswith(".") for part in name.split("/"))
             ]
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ConfigError(f"{archive}: cannot be read as a zip archive ({error}); expected one; {REPACK}") from None
 
 

@@ -13,6 +13,7 @@ import soxr
 from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.lengths import Extent, Fault, measure
 from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.files import open_regular
 from mae_ast_fairseq.levels import warn_of_cancelling, warn_of_scale
 
 SAMPLE_RATE = 16_000
@@ -169,7 +170,7 @@ def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[
 def open_bytes(path: str | Path) -> BinaryIO:
     """Open the bytes of a file, or of `archive.zip:offset:length`; raises AudioError or OSError."""
     location = archive.parse(path)
-    return Path(path).open("rb") if location is None else archive.open_part(location)
+    return open_regular(path) if location is None else archive.open_part(location)
 
 
 def open_measured(path: str | Path, stream: BinaryIO, extent: Extent) -> AudioFile:

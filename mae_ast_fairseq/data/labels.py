@@ -7,6 +7,7 @@ ends are read as well. Works without fairseq.
 """
 
 import csv
+import io
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import NoReturn
 import numpy as np
 
 from mae_ast_fairseq.errors import ManifestError
+from mae_ast_fairseq.files import open_regular
 
 FILE_NAME = "labels.txt"
 _NUM_SHOWN = 80  # characters of a bad line
@@ -227,7 +229,7 @@ def _starts(num_labels: np.ndarray) -> np.ndarray:
 def _lines(file: Path) -> Iterator[str]:
     """Yield the lines of a file without their ends; bytes that are not UTF-8 become surrogates, unprintable."""
     try:
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as stream:
+        with io.TextIOWrapper(open_regular(file), "utf-8-sig", "surrogateescape", newline="\n") as stream:
             for line in stream:
                 yield line.removesuffix("\n").removesuffix("\r")
     except OSError as error:

@@ -18,7 +18,7 @@ import numpy as np
 
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, samples_at_16k
 from mae_ast_fairseq.errors import ManifestError
-from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.files import atomic_write, open_regular
 
 MAX_SAMPLE_DIGITS = 14  # 10^14 samples are 198 years, and samples * 16000 stays inside int64
 MAX_RATE_DIGITS = 9  # stays inside int32
@@ -172,7 +172,8 @@ def _refuse(where: str, found: str, expected: str, remedy: str = _REWRITE) -> No
 def _read_text(file: Path) -> bytes:
     """Return the lines of a manifest as they are to be parsed: UTF-8, every one ending in a newline alone."""
     try:
-        text = file.read_bytes()
+        with open_regular(file) as stream:
+            text = stream.read()
     except OSError as error:
         if file.exists():
             found = "this is a folder" if file.is_dir() else str(error.strerror or error)

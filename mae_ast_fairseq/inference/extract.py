@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.data.archive import parse
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.files import atomic_write, open_regular
 from mae_ast_fairseq.inference.features import Job, encode_clips
 from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
@@ -171,11 +171,13 @@ def begin_record(path: Path, settings: Mapping[str, Any], features: Sequence[Pat
                 raise ConfigError(f"{other}: it is there already, and nothing says how it was made; {_REMEDY}")
         write_record(path, settings, {})
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as stream:
+            content = json.loads(stream.read().decode())
         found = dict(content["settings"])
         bad = {int(row): str(reason) for row, reason in content["bad"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: {error!r}; expected the settings of an extraction; {_REMEDY}") from None
+        found = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: {found}; expected the settings of an extraction; {_REMEDY}") from None
     for name, value in settings.items():
         before, now = str(found.get(name))[:16], str(value)[:16]
         if found.get(name) != value:

@@ -7,13 +7,14 @@ import torch
 
 from mae_ast_fairseq.checkpoints.unpickling import damage
 from mae_ast_fairseq.errors import CheckpointError
-from mae_ast_fairseq.files import lock_folder
+from mae_ast_fairseq.files import lock
 from mae_ast_fairseq.tasks.launch import is_first_process
 
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoint_last.pt"
 DAMAGED = ".damaged"
+LOCK = ".lock"
 
 
 def prepare_run_folder(folder: Path) -> None:
@@ -23,7 +24,7 @@ def prepare_run_folder(folder: Path) -> None:
     CheckpointError where no checkpoint is intact.
     """
     if is_first_process() and folder.is_dir():
-        lock_folder(folder)
+        lock(folder / LOCK)
         _replace_damaged(folder / LAST)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mae_ast_fairseq.errors import CheckpointError, ConfigError
-from mae_ast_fairseq.files import lock_folder, unlock_folder
-from mae_ast_fairseq.tasks.run_folder import prepare_run_folder
+from mae_ast_fairseq.files import lock, unlock
+from mae_ast_fairseq.tasks.run_folder import LOCK, prepare_run_folder
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def folder(tmp_path):
         torch.save({"model": {"weight": torch.full((5_000,), float(age))}}, tmp_path / name)
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
     yield tmp_path
-    unlock_folder(tmp_path)
+    unlock(tmp_path / LOCK)
 
 
 def cut(path):
@@ -60,19 +60,19 @@ def test_where_none_is_intact_it_is_one_line(folder):
     assert (folder / "checkpoint_last.pt").is_file()
 
 
-HOLD = "import sys, time; from pathlib import Path; from mae_ast_fairseq.files import lock_folder; " \
-    "lock_folder(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"  # fmt: skip
+HOLD = "import sys, time; from pathlib import Path; from mae_ast_fairseq.files import lock; " \
+    "lock(Path(sys.argv[1]) / '.lock'); print('held', flush=True); time.sleep(60)"  # fmt: skip
 
 
 def test_a_second_process_is_told_who_is_in_the_folder_and_a_killed_one_is_no_obstacle(tmp_path):
     first = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE)
     assert first.stdout.readline() == b"held\n"
     with pytest.raises(ConfigError, match=f"in use by process {first.pid} on "):
-        lock_folder(tmp_path)
+        lock(tmp_path / LOCK)
     first.kill()
     first.wait()
-    lock_folder(tmp_path)
-    unlock_folder(tmp_path)
+    lock(tmp_path / LOCK)
+    unlock(tmp_path / LOCK)
 
 
 def test_a_child_does_not_hold_the_folder_beyond_its_parent(tmp_path):
@@ -81,5 +81,5 @@ def test_a_child_does_not_hold_the_folder_beyond_its_parent(tmp_path):
     assert first.stdout.readline() == b"held\n"
     first.kill()
     first.wait()
-    lock_folder(tmp_path)
-    unlock_folder(tmp_path)
+    lock(tmp_path / LOCK)
+    unlock(tmp_path / LOCK)
