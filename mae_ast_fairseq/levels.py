@@ -9,6 +9,7 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 MAX_PEAK = 1.5  # lossy decoders and masters in floating point reach 1.2 or so
+LARGEST_PEAK = 2.0**32  # twice the scale of 32 bits; a sample of 3e38 makes the loss infinite
 SCALED_PEAK = 32.0  # -60 dBFS in the scale of 16 bits, and 30 dB above full scale in [-1, 1]
 SILENCE_DBFS = -80.0  # 3 steps of 16 bits; the quietest rooms are recorded at -70
 CANCELLED_DB = 30.0  # how far the channels' mean lies below them; that of 32 unlike ones lies 15 dB below

@@ -1,7 +1,15 @@
+import os
+
 import pytest
 
-from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.checkpoints.read import read_checkpoint
+from mae_ast_fairseq.corpus.scan import examine
+from mae_ast_fairseq.corpus.statistics import read_statistics
+from mae_ast_fairseq.data.audio import load_audio
+from mae_ast_fairseq.data.labels import read_vocabulary
+from mae_ast_fairseq.data.manifest import read_manifest
+from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.files import open_regular, prepare_folder
 
 
 def test_folders_on_the_way_are_made(tmp_path):
@@ -13,3 +21,22 @@ def test_a_file_in_its_place_is_an_error_that_names_the_option(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(ConfigError, match=r"--out .*taken: cannot be made"):
         prepare_folder("--out", tmp_path / "taken")
+
+
+def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    for path in (tmp_path / "pipe.wav", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match=r"pipe or a device|Is a directory"):
+            open_regular(path)
+
+
+@pytest.mark.parametrize(
+    "read", [load_audio, examine, read_manifest, read_vocabulary, read_statistics, read_checkpoint]
+)
+def test_nothing_waits_for_a_pipe(tmp_path, read):
+    os.mkfifo(tmp_path / "pipe")
+    try:
+        found = str(read(tmp_path / "pipe"))
+    except UserError as error:
+        found = str(error)
+    assert "pipe or a device" in found

@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 BUNDLED = {"tiny": package_folder() / "weights" / "tiny.safetensors"}
 """Checkpoints that the package brings, by the names that stand for their paths; a card lies beside each."""
 
-MAX_SIZES = {"encoder_layers": 1_000, "decoder_layers": 1_000, "max_token_length": 1_000_000}
-"""Beyond them building takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
-
 HARMLESS_MODEL_FIELDS = (
     *("mask_channel_length", "mask_channel_prob", "mask_channel_selection", "mask_channel_other"),
     *("no_mask_channel_overlap", "mask_channel_min_space", "logit_temp", "skip_masked", "skip_nomask"),
@@ -192,11 +189,6 @@ def _check_state(checkpoint: Checkpoint) -> None:
 
 def _expected(checkpoint: Checkpoint) -> dict[str, str]:
     """Describe the state of the model that a checkpoint's fields ask for, built without memory for its values."""
-    for name, most in MAX_SIZES.items():
-        size = getattr(checkpoint.model, name, 0)
-        if size > most:
-            remedy = "write what it was trained with; sin/cos positions grow as they need"
-            refuse(checkpoint.path, f"cfg.model.{name} is {size}", f"at most {most}", remedy)
     try:
         with torch.device("meta"):
             state = MODELS[checkpoint.kind].build(checkpoint.model, checkpoint.feature_dim).state_dict()

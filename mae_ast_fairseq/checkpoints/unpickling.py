@@ -70,7 +70,7 @@ def damage(path: Path) -> str | None:
             return None
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, ValueError, RuntimeError) as error:  # NotImplementedError is one of these
         return f"the file is truncated or damaged, at {path.stat().st_size} bytes ({error})"
     except (OSError, zlib.error) as error:
         return f"it cannot be read ({error})"

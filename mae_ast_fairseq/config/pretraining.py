@@ -26,6 +26,10 @@ class Range(NamedTuple):
 POSITIVE = Range("more than 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
 BELOW_ONE = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
+SIZE = Range("1 to 1,000,000", lambda value: 1 <= value <= 1_000_000)
+SIZE_OR_ZERO = Range("0 to 1,000,000", lambda value: 0 <= value <= 1_000_000)
+LAYERS = Range("1 to 1,000", lambda value: 1 <= value <= 1_000)
+"""Beyond these, building a model takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
 PROBABILITY = Range("0 to 1", lambda value: 0 <= value <= 1)
 
 
@@ -53,15 +57,15 @@ def _normalization(default: str) -> Any:
 class EncoderFields:
     """Fields that every model has: the tokens, and the encoder that reads them."""
 
-    ast_kernel_size_chan: int = option(128, "height of a token in Mel bands: 16 for patches, 128 for frames")
-    ast_kernel_size_time: int = option(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames")
-    ast_kernel_stride_chan: int = option(128, "distance between tokens in Mel bands; MAE-AST: the kernel's")
-    ast_kernel_stride_time: int = option(2, "distance between tokens in frames of 10 ms; MAE-AST: the kernel's")
+    ast_kernel_size_chan: int = option(128, "height of a token in Mel bands: 16 for patches, 128 for frames", SIZE)
+    ast_kernel_size_time: int = option(2, "width of a token in frames of 10 ms: 16 for patches, 2 for frames", SIZE)
+    ast_kernel_stride_chan: int = option(128, "distance between tokens in Mel bands; MAE-AST: the kernel's", SIZE)
+    ast_kernel_stride_time: int = option(2, "distance between tokens in frames of 10 ms; MAE-AST: the kernel's", SIZE)
 
-    encoder_layers: int = option(12, "layers of the encoder (6 in the paper's ablations)", POSITIVE)
-    encoder_embed_dim: int = option(768, "width of the encoder", POSITIVE)
-    encoder_ffn_embed_dim: int = option(3072, "width of the encoder's feed-forward layers", POSITIVE)
-    encoder_attention_heads: int = option(12, "attention heads of the encoder", POSITIVE)
+    encoder_layers: int = option(12, "layers of the encoder (6 in the paper's ablations)", LAYERS)
+    encoder_embed_dim: int = option(768, "width of the encoder", SIZE)
+    encoder_ffn_embed_dim: int = option(3072, "width of the encoder's feed-forward layers", SIZE)
+    encoder_attention_heads: int = option(12, "attention heads of the encoder", SIZE)
     activation_fn: str = option("gelu", "activation of the feed-forward layers: gelu (erf) or relu")
     layer_norm_first: bool = option(False, "LayerNorm before attention and feed-forward instead of after them")
 
@@ -73,9 +77,7 @@ class EncoderFields:
     dropout_input: float = option(0.1, "dropout of the projected tokens, only when masking", BELOW_ONE)
     encoder_layerdrop: float = option(0.05, "probability of leaving out an encoder layer in an update", BELOW_ONE)
 
-    max_token_length: int = option(
-        2048, "positions: those computed in advance, or the number that is learned", POSITIVE
-    )
+    max_token_length: int = option(2048, "positions: those computed in advance, or the number that is learned", SIZE)
     normalization: str = _normalization("batch")
     checkpoint_activations: bool = option(
         False, "recompute each layer in the backward pass: less memory, one forward pass more"
@@ -87,7 +89,7 @@ class MaskingFields:
     """Fields of how a model that is pretrained masks its tokens and starts to predict them."""
 
     random_mask_prob: float = option(0.75, "fraction of tokens that are masked, inside (0, 1)", POSITIVE)
-    mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask", POSITIVE)
+    mask_length: int = option(10, "length in tokens of a masked span: frame tokens with chunk_mask", SIZE)
     head_init_scale: float = option(
         1.0,
         "initial weights and biases of the two heads, as a multiple of torch's; 0.01: predictions start near zero",
@@ -100,12 +102,12 @@ class MaeAstFields(MaskingFields, EncoderFields):
     """Fields of the `mae_ast` model."""
 
     decoder_type: str = option("transformer", "what predicts the masked tokens: transformer")
-    decoder_layers: int = option(2, "layers of the decoder", POSITIVE)
-    decoder_embed_dim: int = option(768, "width of the decoder; other than the encoder's: use_post_enc_proj", POSITIVE)
+    decoder_layers: int = option(2, "layers of the decoder", LAYERS)
+    decoder_embed_dim: int = option(768, "width of the decoder; other than the encoder's: use_post_enc_proj", SIZE)
     decoder_ffn_embed_dim: int = option(
-        0, "width of the decoder's feed-forward layers; 0: as the encoder", NOT_NEGATIVE
+        0, "width of the decoder's feed-forward layers; 0: as the encoder", SIZE_OR_ZERO
     )
-    decoder_attention_heads: int = option(0, "attention heads of the decoder; 0: as the encoder", NOT_NEGATIVE)
+    decoder_attention_heads: int = option(0, "attention heads of the decoder; 0: as the encoder", SIZE_OR_ZERO)
     use_post_enc_proj: bool = option(False, "linear layer between encoder and decoder")
     decoder_layerdrop: float = option(0.0, "probability of leaving out a decoder layer in an update", BELOW_ONE)
     enc_sine_pos: bool = option(True, "sin/cos positions at the encoder's input")
@@ -145,7 +147,7 @@ class AudioTaskFields:
     )
     seed: int = option("${common.seed}", "of every random draw; common.seed")
     sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
-    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", POSITIVE)
+    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", SIZE)
     max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples", POSITIVE)
     min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples", POSITIVE)
     max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples", POSITIVE)

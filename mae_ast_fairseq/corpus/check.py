@@ -17,6 +17,7 @@ from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.audio import DECODING_ERRORS, MAX_RATE, MIN_RATE, decoding_fault, open_audio
 from mae_ast_fairseq.data.manifest import Manifest, ManifestRow
 from mae_ast_fairseq.levels import (
+    LARGEST_PEAK,
     MAX_PEAK,
     SCALED_PEAK,
     SILENCE_DBFS,
@@ -45,7 +46,7 @@ KINDS = {
     "truncated": FindingType(ERROR, "the file ends before what its header says"),
     "too short": FindingType(ERROR, f"below {MIN_SECONDS} s, of which two tokens of two frames can be made"),
     "rate": FindingType(ERROR, f"the header states a sample rate outside {MIN_RATE:,} to {MAX_RATE:,} Hz"),
-    "non-finite": FindingType(ERROR, "samples are NaN or infinite"),
+    "non-finite": FindingType(ERROR, f"samples are NaN, infinite, or beyond {LARGEST_PEAK:.0f}"),
     "scale": FindingType(ERROR, f"samples reach {SCALED_PEAK:g} and more: a scale of 16, 24 or 32 bits, not [-1, 1]"),
     "longer than stated": FindingType(ERROR, "audio lies beyond what its header says: joined by `cat`, or above 4 GiB"),
     "listed twice": FindingType(ERROR, "the path is on an earlier line too"),
@@ -286,6 +287,8 @@ class _Sound:
         num_values = self.num_samples * self.num_channels
         if self.num_not_finite:
             return Fault("non-finite", f"{self.num_not_finite} of {num_values} samples are NaN or infinite")
+        if self.peak > LARGEST_PEAK:
+            return Fault("non-finite", f"samples reach {self.peak:.3g}; expected [-1, 1]")
         if self.peak >= SCALED_PEAK:
             return Fault("scale", describe_peak(self.peak))
         power = self.total_square / self.num_samples - (self.total / self.num_samples) ** 2  # without the offset

@@ -14,7 +14,7 @@ from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.lengths import Extent, Fault, measure
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.files import open_regular
-from mae_ast_fairseq.levels import warn_of_cancelling, warn_of_scale
+from mae_ast_fairseq.levels import LARGEST_PEAK, warn_of_cancelling, warn_of_scale
 
 SAMPLE_RATE = 16_000
 
@@ -80,8 +80,7 @@ def load_audio(
         remedy = _REMEDY if archive.parse(path) is None else f"correct the path or {archive.REPACK}, then the manifest"
         found = decoding_fault(path, error)
         raise AudioError(f"{path}: {found}; expected audio that libsndfile reads; {remedy}") from None
-    _check_finite(path, waveform)
-    warn_of_scale(max(float(waveform.max(initial=0)), -float(waveform.min(initial=0))), str(path))
+    _check_peak(path, waveform)
     return waveform
 
 
@@ -271,10 +270,11 @@ def _decode_resampled(path: str | Path, file: AudioFile, start: int, stop: int) 
     return soxr.resample(samples, rate, SAMPLE_RATE)[offset : offset + stop - start]
 
 
-def _check_finite(path: str | Path, waveform: np.ndarray) -> None:
-    # A sum is finite only if all samples are. Finite but huge samples may overflow it, so then look again.
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(waveform.sum()):
-            return
-    if num_bad := np.count_nonzero(~np.isfinite(waveform)):
+def _check_peak(path: str | Path, waveform: np.ndarray) -> None:
+    peak = float(np.maximum(waveform.max(initial=0), -waveform.min(initial=0)))  # NaN where a sample is
+    if not math.isfinite(peak):
+        num_bad = np.count_nonzero(~np.isfinite(waveform))
         _refuse(path, f"{num_bad} of {len(waveform)} samples are NaN or infinite", "finite samples")
+    if peak > LARGEST_PEAK:
+        _refuse(path, f"samples reach {peak:.3g}", f"at most {LARGEST_PEAK:.0f}, and [-1, 1] of sound")
+    warn_of_scale(peak, str(path))

@@ -176,8 +176,8 @@ def begin_record(path: Path, settings: Mapping[str, Any], features: Sequence[Pat
         found = dict(content["settings"])
         bad = {int(row): str(reason) for row, reason in content["bad"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{path}: {found}; expected the settings of an extraction; {_REMEDY}") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path}: {reason}; expected the settings of an extraction; {_REMEDY}") from None
     for name, value in settings.items():
         before, now = str(found.get(name))[:16], str(value)[:16]
         if found.get(name) != value:

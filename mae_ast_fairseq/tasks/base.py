@@ -76,7 +76,7 @@ class AudioTask(FairseqTask):
         require_choice("task.on_changed_data", cfg.on_changed_data, ["restart", "refuse"])
         self.state.merge_state_dict(own_state())
         self._has_gone_on = False
-        self._skipped = SkippedUpdates(getattr(cfg, "max_skipped_updates", 0))
+        self._skipped = SkippedUpdates(cfg.max_skipped_updates)
         install()
         if is_training_command() and not from_checkpoint:
             listen()

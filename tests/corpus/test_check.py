@@ -270,8 +270,9 @@ def test_samples_that_are_not_finite_are_counted(tmp_path, value):
     assert found(tmp_path, waveform, subtype="FLOAT") == {"non-finite": "2 of 100000 samples are NaN or infinite"}
 
 
-def test_huge_finite_samples_are_finite(tmp_path):
-    assert "non-finite" not in found(tmp_path, np.full(RATE, 3e38) * noise(), subtype="FLOAT")
+def test_huge_finite_samples_are_an_error(tmp_path):
+    report = found(tmp_path, np.full(RATE, 3e38) * noise(), subtype="FLOAT")
+    assert report == {"non-finite": "samples reach 1.21e+38; expected [-1, 1]"}
 
 
 def test_same_audio_is_told_with_the_first_line_that_has_it(clean):
