@@ -1,5 +1,6 @@
 """Where the package's own files lie, and how others are written: whole or not at all."""
 
+import atexit
 import errno
 import fcntl
 import os
@@ -72,7 +73,7 @@ _locks: dict[Path, IO[str]] = {}
 
 
 def lock(path: Path) -> None:
-    """Keep other processes out of what a file stands for, until this one ends; raises ConfigError where one is in it.
+    """Keep other processes out of what a file stands for; raises ConfigError where one is in it.
 
     The lock is the system's and ends with its process, however that ends, so that no stale one is left.
     """
@@ -90,6 +91,10 @@ def lock(path: Path) -> None:
             f"{path.parent}: in use by {owner}; expected a folder that nothing else writes in; wait for it, end it, or "
             "name another folder"
         ) from None
+    if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+        file.close()
+        lock(path)  # its owner has just removed it
+        return
     os.register_at_fork(after_in_child=file.close)  # else a loader's worker would hold it longer than its parent lives
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -99,7 +104,25 @@ def lock(path: Path) -> None:
 
 def unlock(path: Path) -> None:
     """Let other processes into what was locked."""
-    _locks.pop(path.resolve()).close()
+    path = path.resolve()
+    path.unlink(missing_ok=True)
+    _locks.pop(path).close()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out meanwhile."""
+    lock(path)
+    try:
+        yield
+    finally:
+        unlock(path)
+
+
+@atexit.register
+def _unlock_all() -> None:
+    for path in list(_locks):
+        unlock(path)
 
 
 def prepare_folder(option: str, folder: Path) -> None:

@@ -22,7 +22,7 @@ from mae_ast_fairseq.cli.model import (
 )
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import lock, open_regular, prepare_folder
+from mae_ast_fairseq.files import locked, open_regular, prepare_folder
 from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, CHUNK_SECONDS, plan_chunks, shard_rows
 from mae_ast_fairseq.inference.encoder import load_pretrained
 from mae_ast_fairseq.inference.extract import (
@@ -111,19 +111,19 @@ def run(args: argparse.Namespace) -> int:
     store = _store(args, model, clips, job, stem)
 
     prepare_folder("--out", args.out)
-    lock(args.out / f".{stem}.lock")
-    record, settings = args.out / f"{stem}.json", _settings(args, clips)
-    if args.overwrite:
-        for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
-            path.unlink(missing_ok=True)
-    broken = BrokenFiles("extract", clips)
-    before = begin_record(record, settings, store.paths)
-    begin, new = time.monotonic(), _job(args, model, clips, store.todo())
-    if all(path.exists() for path in store.paths):
-        broken.reasons.update(before)
-    else:
-        _extract(args, model, new, store, broken, record)
-    write_record(record, settings, broken.reasons)
+    with locked(args.out / f".{stem}.lock"):
+        record, settings = args.out / f"{stem}.json", _settings(args, clips)
+        if args.overwrite:
+            for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
+                path.unlink(missing_ok=True)
+        broken = BrokenFiles("extract", clips)
+        before = begin_record(record, settings, store.paths)
+        begin, new = time.monotonic(), _job(args, model, clips, store.todo())
+        if all(path.exists() for path in store.paths):
+            broken.reasons.update(before)
+        else:
+            _extract(args, model, new, store, broken, record)
+        write_record(record, settings, broken.reasons)
     summary = {
         "checkpoint": str(args.checkpoint),
         "out": str(args.out),

@@ -42,6 +42,6 @@ def map_in_processes(
             "run again with --workers 1, whose progress shows how far it comes"
         ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         for process in set(active_children()) - others:
             process.terminate()
+        pool.shutdown(cancel_futures=True)  # waits for its thread, which would else meet closed pipes at the very end

@@ -117,12 +117,12 @@ class MaeAstClassificationTask(AudioTask):
         return checkpoint
 
     def _check_launch(self) -> None:
-        super()._check_launch()
         if path := self._run_setting("checkpoint.finetune_from_model"):
             raise ConfigError(
                 f"checkpoint.finetune_from_model: {path} was given; expected null with task.{self.cfg._name}; "
                 f"set model.pretrained={path}, which takes the encoder of any of our checkpoints"
             )
+        super()._check_launch()
 
     def _continued_fields(self, stored: Stored, labels: Sequence[str], pretrained: Optional[str]) -> dict[str, Any]:
         """Return the fields of a run's model that its pretrained checkpoint had set; all others must be given alike."""

@@ -218,34 +218,39 @@ def test_help_tells_what_fix_does_with_each_kind(capsys):
         assert f"  {kind:13} {meaning}" in sections[command.REMEDIES[severity]]
 
 
+# A worker that says that it has begun, and then waits for a disk that does not answer.
+STALLED = """
+import signal, sys, time
+from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.corpus import check
+
+def stall(row):
+    open(row.relative_path + ".begun", "w").close()
+    time.sleep(60)
+
+check._examine = stall
+# As a terminal starts it: who starts the tests in a shell's background leaves SIGINT ignored, also by the command.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv[0] = "mae-ast"
+sys.exit(main())
+"""
+
+
 def test_an_interrupt_ends_it_and_its_workers(tmp_path):
-    pipe = tmp_path / "a.wav"
-    os.mkfifo(pipe)
     (tmp_path / "train.tsv").write_text(f"{tmp_path}\na.wav\t16000\n")
-    # As a terminal starts it: who starts the tests in a shell's background leaves SIGINT ignored, also by the command.
-    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsys.argv[0] = 'mae-ast'\n"
-    code += "from mae_ast_fairseq.cli import main\nsys.exit(main())"
     command = subprocess.Popen(
-        [sys.executable, "-c", code, "check", str(tmp_path / "train.tsv"), "--workers", "2"],
+        [sys.executable, "-c", STALLED, "check", str(tmp_path / "train.tsv"), "--workers", "2"],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
     try:
-        writer = _open_once_read(pipe, command)  # now a worker waits for the file's first bytes, which never come
+        while not (tmp_path / "a.wav.begun").exists():
+            assert command.poll() is None
+            time.sleep(0.01)
         os.killpg(command.pid, signal.SIGINT)
         _, err = command.communicate(timeout=60)  # ends only when every worker has closed its stderr
-        os.close(writer)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(command.pid, signal.SIGKILL)
     assert (command.returncode, err) == (130, "mae-ast check: interrupted\n")
-
-
-def _open_once_read(pipe, process):
-    while process.poll() is None:
-        try:
-            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # nobody reads it yet
-            time.sleep(0.01)
-    return pytest.fail(f"the command ended too early: {process.stderr.read()}")

@@ -1,6 +1,7 @@
 """The folder of a run's checkpoints: one run at a time, and a last checkpoint that can be read."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -60,8 +61,8 @@ def test_where_none_is_intact_it_is_one_line(folder):
     assert (folder / "checkpoint_last.pt").is_file()
 
 
-HOLD = "import sys, time; from pathlib import Path; from mae_ast_fairseq.files import lock; " \
-    "lock(Path(sys.argv[1]) / '.lock'); print('held', flush=True); time.sleep(60)"  # fmt: skip
+HOLD = "import os, sys, time; from pathlib import Path; from mae_ast_fairseq.files import lock; " \
+    "lock(Path(sys.argv[1]) / '.lock'); os.write(1, b'held\\n'); time.sleep(60)"  # fmt: skip
 
 
 def test_a_second_process_is_told_who_is_in_the_folder_and_a_killed_one_is_no_obstacle(tmp_path):
@@ -76,10 +77,11 @@ def test_a_second_process_is_told_who_is_in_the_folder_and_a_killed_one_is_no_ob
 
 
 def test_a_child_does_not_hold_the_folder_beyond_its_parent(tmp_path):
-    forking = HOLD.replace("print(", "import os; os.fork() or time.sleep(60); print(")
-    first = subprocess.Popen([sys.executable, "-c", forking, tmp_path], stdout=subprocess.PIPE)
-    assert first.stdout.readline() == b"held\n"
+    forking = HOLD.replace("os.write(", "os.fork() or (os.write(1, b'forked\\n'), time.sleep(60)); os.write(", 1)
+    first = subprocess.Popen([sys.executable, "-c", forking, tmp_path], stdout=subprocess.PIPE, start_new_session=True)
+    assert {first.stdout.readline(), first.stdout.readline()} == {b"held\n", b"forked\n"}
     first.kill()
     first.wait()
     lock(tmp_path / LOCK)
     unlock(tmp_path / LOCK)
+    os.killpg(first.pid, signal.SIGKILL)
