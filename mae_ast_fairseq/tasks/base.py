@@ -78,7 +78,8 @@ class AudioTask(FairseqTask):
         self._has_gone_on = False
         self._skipped = SkippedUpdates(cfg.max_skipped_updates)
         install()
-        if is_training_command() and not from_checkpoint:
+        # Processes that fairseq itself starts, one a GPU, know nothing of hydra.
+        if not from_checkpoint and (is_training_command() or torch.distributed.is_initialized()):
             listen()
             if not self._run_setting("checkpoint.no_save"):
                 prepare_run_folder(Path(self._run_setting("checkpoint.save_dir")))
