@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, Protocol
 
@@ -127,9 +128,18 @@ class AudioFile(sf.SoundFile):
         """Return the number of samples in each channel."""
         return super().frames if self._num_samples is None else self._num_samples
 
-    def seekable(self) -> bool:
-        """Say whether samples can be reached without those before them."""
+    @cached_property
+    def subtype(self) -> str:
+        """Return how samples are coded; kept, since libsndfile takes a list of names through for each answer."""
+        return super().subtype
+
+    @cached_property
+    def _is_seekable(self) -> bool:
         return super().seekable() and not f"{self.format} {self.subtype}".startswith(_UNSEEKABLE)
+
+    def seekable(self) -> bool:
+        """Say whether samples can be reached without those before them; soundfile asks at each read."""
+        return self._is_seekable
 
     @property
     def is_sequential(self) -> bool:
