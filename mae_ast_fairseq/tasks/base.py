@@ -77,9 +77,13 @@ class AudioTask(FairseqTask):
         self.state.merge_state_dict(own_state())
         self._has_gone_on = False
         self._skipped = SkippedUpdates(cfg.max_skipped_updates)
-        install()
+        if not from_checkpoint:
+            install()
+            self._prepare_run()
+
+    def _prepare_run(self) -> None:
         # Processes that fairseq itself starts, one a GPU, know nothing of hydra.
-        if not from_checkpoint and (is_training_command() or torch.distributed.is_initialized()):
+        if is_training_command() or torch.distributed.is_initialized():
             listen()
             if not self._run_setting("checkpoint.no_save"):
                 prepare_run_folder(Path(self._run_setting("checkpoint.save_dir")))

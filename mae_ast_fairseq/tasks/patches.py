@@ -1,7 +1,7 @@
 """What fairseq 0.12 does wrong where it has no hook for a plugin: each patch says why, and has a test.
 
-`install` is called when one of our tasks is built: so they are in force under fairseq-hydra-train as elsewhere, and not
-where another plugin's task is trained.
+`install` is called when one of our tasks is set up to train: so they are in force under fairseq-hydra-train as
+elsewhere, and not where another plugin's task is trained or one of our checkpoints is loaded.
 """
 
 import functools
