@@ -18,12 +18,12 @@ cli_main()
 """
 
 
-def run_two(recipe: str, data: Path, folder: Path, *overrides: str, before: str = "") -> tuple[list[int], list[str]]:
-    """Train a recipe in two processes, each of which runs the code `before` first; return exit codes and outputs."""
+def start_two(recipe: str, data: Path, folder: Path, *overrides: str, before: str = "") -> list[subprocess.Popen[str]]:
+    """Start the training of a recipe in two processes, each of which runs the code `before` first."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [
+    return [
         subprocess.Popen(
             [
                 sys.executable, "-c", CODE.format(before=before), "--config-dir", EXAMPLES, "--config-name", recipe,
@@ -38,5 +38,14 @@ def run_two(recipe: str, data: Path, folder: Path, *overrides: str, before: str 
         )
         for rank in range(2)
     ]  # fmt: skip
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    """Wait for processes; return exit codes and outputs."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     return [process.returncode for process in processes], outputs
+
+
+def run_two(recipe: str, data: Path, folder: Path, *overrides: str, before: str = "") -> tuple[list[int], list[str]]:
+    """Train a recipe in two processes as `start_two` does; return exit codes and outputs."""
+    return ended(start_two(recipe, data, folder, *overrides, before=before))

@@ -1,11 +1,13 @@
 """Pretraining in two processes."""
 
 import re
+import signal
 
 import pytest
 import torch
 
-from tests.processes import run_two
+from mae_ast_fairseq.tasks.preemption import EXIT_SAVED
+from tests.processes import ended, run_two, start_two
 from tests.training import SMALL, train
 
 SPY_ON_STATISTICS = """
@@ -83,3 +85,18 @@ def test_weights_are_handed_from_one_process_to_two_and_back(corpus, tmp_path):
     back = f"checkpoint.restore_file={tmp_path / 'on' / 'checkpoint_last.pt'}", "optimization.max_update=8"
     train(*run, *saving(tmp_path / "back"), *back)
     assert weights_and_updates(tmp_path / "back")[1] == 8
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_ends_both_after_the_same_update(corpus, tmp_path):
+    processes = start_two(
+        "mae_ast_tiny", corpus, tmp_path, *SMALL, *saving(tmp_path / "run"), "common.log_interval=1",
+        "optimization.max_update=2000",
+    )  # fmt: skip
+    for line in processes[0].stdout:  # the first alone logs; the other's pipe is read at the end
+        if "num_updates=3," in line:
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    codes, outputs = ended(processes)
+    assert codes == [EXIT_SAVED, EXIT_SAVED], outputs[0][-2000:] + outputs[1][-2000:]
+    assert weights_and_updates(tmp_path / "run")[1] >= 3
