@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig, OmegaConf
 
-from mae_ast_fairseq.checkpoints.unpickling import FETCH_AGAIN, damage
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
 
@@ -170,5 +169,3 @@ def check_checkpoint(field: str, path: str | None) -> None:
             f"{field}: there is no file {path}; expected a checkpoint; correct the path (relative ones count from "
             f"{Path.cwd()}), or leave the field out to start from scratch"
         )
-    if path is not None and (fault := damage(Path(path))):
-        raise ConfigError(f"{field}: {path}: {fault}; expected a whole checkpoint; {FETCH_AGAIN}")

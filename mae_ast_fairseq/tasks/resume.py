@@ -11,7 +11,7 @@ from fairseq.optim import OPTIMIZER_REGISTRY
 from omegaconf import OmegaConf
 
 from mae_ast_fairseq.checkpoints.fields import is_interpolated, refuse, section, shown
-from mae_ast_fairseq.checkpoints.unpickling import is_safetensors, read_content
+from mae_ast_fairseq.checkpoints.unpickling import FETCH_AGAIN, damage, is_safetensors, read_content
 from mae_ast_fairseq.checkpoints.version import read_state
 from mae_ast_fairseq.config.classification import (
     ClassificationCriterionFields,
@@ -41,6 +41,9 @@ LAST_CHECKPOINT = "checkpoint_last.pt"
 """The default of `checkpoint.restore_file`, which need not exist."""
 
 BEST_CHECKPOINT = "checkpoint_best.pt"
+OWN_FOLDER = "hydra.run.dir"
+"""What names the last checkpoint of the run's own folder."""
+
 FIELDS: dict[str, dict[str, type]] = {
     "model": {**{kind: spec.fields for kind, spec in MODELS.items()}, "mae_ast_classifier": FinetuningFields},
     "task": {"mae_ast_pretraining": PretrainingTaskFields, "mae_ast_classification": ClassificationTaskFields},
@@ -145,9 +148,17 @@ def from_first_process(make: Callable[[], Result]) -> Result:
 
 
 def find_stored(setting: Setting) -> Optional[Stored]:
-    """Read what the checkpoint says that fairseq will start from; None where it starts from scratch."""
+    """Read what the checkpoint says that fairseq will start from; None where it starts from scratch.
+
+    Raises ConfigError where a file that was named is damaged; the last one of the run's folder was looked at before.
+    """
     field, path = _find(setting)
-    return read_stored(path, field) if path is not None and path.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    stored = read_stored(path, field)
+    if field != OWN_FOLDER and (fault := damage(path)):
+        raise ConfigError(f"{field}: {path}: {fault}; expected a whole checkpoint; {FETCH_AGAIN}")
+    return stored
 
 
 def _find(setting: Setting) -> tuple[str, Optional[Path]]:
@@ -157,11 +168,11 @@ def _find(setting: Setting) -> tuple[str, Optional[Path]]:
         return "checkpoint.restore_file", Path(restore_file)
     last = Path(setting("checkpoint.save_dir") or ".", LAST_CHECKPOINT)
     if last.is_file() or restore_file is None:
-        return "hydra.run.dir", last if restore_file else None
+        return OWN_FOLDER, last if restore_file else None
     for field in ("checkpoint.continue_once", "checkpoint.finetune_from_model"):
         if path := setting(field):
             return field, Path(path)
-    return "hydra.run.dir", None
+    return OWN_FOLDER, None
 
 
 def read_stored(path: Path, field: str) -> Stored:

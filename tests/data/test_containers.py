@@ -139,9 +139,13 @@ def test_another_file_behind_is_audio(name):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_without_an_error(data):
+def test_of_any_bytes_no_more_is_held_than_is_there_or_stated(data):
     for magic in (b"", b"RIFF", b"RF64", b"FORM", b"caff", b".snd", b"NIST_1A\n", riff()[0][:36], w64()[0][:40]):
-        _read(magic + data)
+        held = _read(magic + data)
+        if held is not None:
+            assert 0 <= held.held <= len(magic + data)
+            assert held.stated is None or held.held <= held.stated
+            assert 0 <= held.beyond <= len(magic + data) - held.held
 
 
 def test_a_riff_above_4_gib_with_a_wrapped_size_is_found(tmp_path):

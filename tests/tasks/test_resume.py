@@ -385,6 +385,15 @@ def test_the_best_is_chosen_anew_where_it_cannot_be_compared(begun, tones, tmp_p
     assert (best_of(tmp_path / "run") == 1e-9) == (changed == "nothing")
 
 
+@pytest.mark.parametrize("field", ["restore_file", "finetune_from_model"])
+def test_flipped_bits_of_a_file_to_start_from_are_found(begun, tones, tmp_path, field):
+    content = bytearray((begun / "checkpoint_last.pt").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "flipped.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"checkpoint\.{field}: {tmp_path}/flipped\.pt: its record .* is damaged"):
+        pretrain(tones, tmp_path / "run", f"checkpoint.{field}={tmp_path}/flipped.pt")
+
+
 # --- several processes
 
 
