@@ -66,7 +66,6 @@ class AudioTask(FairseqTask):
     """A task on the clips of `{split}.tsv` in `task.data`; its config has the fields of AudioTaskFields."""
 
     cfg: Any
-    _is_new_update = True
 
     @without_traceback
     def __init__(self, cfg: Any, from_checkpoint: bool = False):
@@ -246,8 +245,7 @@ class AudioTask(FairseqTask):
     def train_step(self, sample: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Do one step, after a look at how many files proved broken."""
         self._check_bad_files(sample)
-        self._skipped.begin(sample["id"], is_first=self._is_new_update)
-        self._is_new_update = False
+        self._skipped.add(sample["id"])
         return super().train_step(sample, *args, **kwargs)
 
     @without_traceback
@@ -257,8 +255,7 @@ class AudioTask(FairseqTask):
 
     def optimizer_step(self, optimizer: FairseqOptimizer, model: nn.Module, update_num: int) -> None:
         """Update the weights, unless this update is skipped."""
-        self._is_new_update = True
-        if not self._skipped.is_skipping:
+        if not self._skipped.end():
             self.step(optimizer, update_num)
 
     def step(self, optimizer: FairseqOptimizer, update_num: int) -> None:

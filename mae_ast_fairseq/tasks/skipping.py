@@ -26,14 +26,19 @@ class SkippedUpdates:
         self.limit = limit
         self.count = 0
         self.is_skipping = False
-        """whether the running update is one"""
+        """whether the running update is one, or where none is running, the last"""
         self._rows: list[Tensor] = []
 
-    def begin(self, rows: Tensor, is_first: bool) -> None:
+    def add(self, rows: Tensor) -> None:
         """Take the rows [B] of a batch's clips; an update may be made of several batches."""
-        if is_first:
-            self._rows, self.is_skipping = [], False
+        if not self._rows:
+            self.is_skipping = False
         self._rows.append(rows)
+
+    def end(self) -> bool:
+        """End an update, and return whether it is skipped."""
+        self._rows = []
+        return self.is_skipping
 
     def skip(self, manifest: Manifest | ConcatManifest, optimizer: Any) -> None:
         """Let no weight change in this update, and say of which clips it was; raises AudioError past the limit."""
