@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.nn.autocast import without_autocast
 
 SAMPLE_RATE = 16_000  # Hz
 FRAME_LENGTH = 400  # samples, 25 ms
@@ -48,7 +49,7 @@ def log_mel(waveform: Tensor, num_mel_bins: int = NUM_MEL_BINS) -> Tensor:
     if num_mel_bins < 1:
         raise ConfigError(f"feature_dim: found {num_mel_bins}, expected a number of Mel bands, such as 128")
     _check_waveform(waveform)
-    with torch.no_grad(), torch.autocast(waveform.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(waveform):
         waveform = waveform.to(torch.float32)
         clips = waveform.reshape(-1, waveform.shape[-1])  # [..., S] -> [N, S]
         frames = clips.new_empty(len(clips), num_frames(clips.shape[1]), num_mel_bins)  # [N, T, F]

@@ -5,6 +5,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from mae_ast_fairseq.nn.autocast import without_autocast
+
 
 class InfoNce(NamedTuple):
     """InfoNCE of each masked token and whether it was retrieved."""
@@ -44,7 +46,7 @@ def info_nce(prediction: Tensor, target: Tensor, padding_mask: Optional[Tensor] 
         InfoNce of [B, M] losses in nats and hits; a hit is a token whose own patch scores highest.
     """
     # Under autocast a matrix product would come back in half precision.
-    with torch.autocast(device_type=prediction.device.type, enabled=False):
+    with without_autocast(prediction):
         scores = prediction.float() @ target.float().transpose(1, 2)  # [B, M, P] @ [B, P, M] -> [B, M, M]
     if padding_mask is not None:
         scores = scores.masked_fill(padding_mask[:, None, :], float("-inf"))
