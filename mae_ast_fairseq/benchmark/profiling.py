@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from mae_ast_fairseq.benchmark.training import BenchmarkModel
@@ -13,7 +14,9 @@ NUM_OPERATORS = 15
 def heaviest_operators(trained: BenchmarkModel, sample: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the operators of an update with the most time of their own, in seconds, and their fraction of all."""
     is_cuda = trained.trainer.cuda
-    events = [event for event in _profile(trained, sample).key_averages() if not event.is_user_annotation]
+    averages = _profile(trained, sample).key_averages()
+    # What an operator starts on a GPU is listed beside it, and counted in it already.
+    events = [event for event in averages if event.device_type == DeviceType.CPU and not event.is_user_annotation]
     seconds = [(event.self_device_time_total if is_cuda else event.self_cpu_time_total) / 1e6 for event in events]
     total = sum(seconds)
     heaviest = np.argsort(seconds)[::-1][:NUM_OPERATORS]

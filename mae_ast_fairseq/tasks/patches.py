@@ -17,7 +17,7 @@ from typing import Any
 
 import fairseq
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
@@ -51,6 +51,7 @@ def install() -> None:
     _patch(checkpoint_utils, "PathManager", lambda original: _WholeCopies)
     _patch(_FP16OptimizerMixin, "state_dict", _with_masters)
     _patch(_FP16OptimizerMixin, "load_state_dict", _take_masters)
+    _patch(utils, "clip_grad_norm_", _where_gradients_are)
     _patch(Trainer, "clip_grad_norm", _skip_non_finite)
     if command := sys.modules.get("fairseq_cli.train"):
         _patch(command, "train", _unless_finished)
@@ -143,6 +144,27 @@ def _masters(optimizer: Any) -> list[Tensor]:
     """Return the float32 weights of an optimiser: one for each of the model, or one flat one for each device."""
     weights = optimizer.fp32_params
     return list(weights.values() if isinstance(weights, dict) else weights)
+
+
+def _where_gradients_are(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Clip gradients on their own device, all in one pass.
+
+    On a machine with a GPU fairseq takes the norm there and ends a run on the CPU, and it asks for each tensor's alone.
+    """
+
+    @functools.wraps(original)
+    def clip_grad_norm_(params: Any, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        weights = [params] if isinstance(params, Tensor) else list(params)
+        grads = [weight.grad for weight in weights if weight.grad is not None]
+        is_plain = all(grad.dtype is torch.float32 for grad in grads) and not any(hasattr(w, "expert") for w in weights)
+        if aggregate_norm_fn or not grads or not is_plain:
+            return original(weights, max_norm, aggregate_norm_fn)
+        norm = torch.nn.utils.get_total_norm(grads)
+        if max_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(weights, max_norm, norm)
+        return norm
+
+    return clip_grad_norm_
 
 
 def _skip_non_finite(original: Callable[..., Tensor]) -> Callable[..., Tensor]:

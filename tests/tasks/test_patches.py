@@ -6,7 +6,7 @@ import shutil
 import fairseq
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from omegaconf import OmegaConf
 
@@ -111,3 +111,27 @@ def test_a_finished_run_does_no_update_more(corpus, tmp_path, caplog):
     assert "this run is finished: 3 of optimization.max_update=3" in caplog.text
     assert (tmp_path / "checkpoint_last.pt").read_bytes() == before
     assert run(5) == 2
+
+
+def gradients(*shapes):
+    draws = torch.Generator().manual_seed(0)
+    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.randn(weight.shape, generator=draws)
+    return weights
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 2.0, 1e9])
+def test_gradients_are_clipped_as_fairseq_does(monkeypatch, max_norm):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ours, theirs = gradients((7, 5), (3,), (11,)), gradients((7, 5), (3,), (11,))
+    norm = utils.clip_grad_norm_(ours, max_norm)
+    assert float(norm) == pytest.approx(float(utils.clip_grad_norm_.__wrapped__(theirs, max_norm)), rel=1e-6)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our.grad, their.grad)
+
+
+def test_a_run_on_the_cpu_clips_there_on_a_machine_with_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: "meta")
+    assert utils.clip_grad_norm_(gradients((7, 5), (3,)), 2.0).device.type == "cpu"
