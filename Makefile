@@ -1,11 +1,12 @@
 # make demo   pretrain a tiny model and look at what it learnt (AUDIO=/folder: on your own recordings)
 # make test   run the tests
+# make soak   train for 5,000 updates and see whether memory, open files or shared memory grow
 # make lint   check style, format and types
 # make clean  remove what the others made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test soak lint clean
 
 install: .venv/installed
 
@@ -19,6 +20,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+soak: install
+	$(BIN)/python -m tests.soak
 
 lint: install
 	$(BIN)/ruff check .
