@@ -22,7 +22,7 @@ LENGTH_BUCKET = 1.05
 """Ratio of the lengths of neighbouring buckets, within which the order of clips is random."""
 
 MAX_LENGTH_RATIO = 1.25
-"""In training, the longest clip of a batch is at most so many times as long as its shortest."""
+"""The longest clip of a batch is at most so many times as long as its shortest."""
 
 MAX_REPLACEMENTS = 64
 """Clips tried in the place of a broken one."""
@@ -51,7 +51,7 @@ class ClipDataset(FairseqDataset):
         manifest: the clips, of one manifest or several.
         grid: how frames become tokens.
         seed: of every random draw.
-        training: new draws each epoch, and batches of near-equal length; otherwise the same ones always.
+        training: new draws each epoch; otherwise the same ones always.
         max_sample_size: longer clips are cropped to this many samples at 16 kHz.
         min_sample_size: shorter clips are left out, in samples at 16 kHz.
         max_keep_size: longer clips are left out, in samples at 16 kHz.
@@ -154,14 +154,12 @@ class ClipDataset(FairseqDataset):
         max_sentences: Optional[int] = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """Cut ordered clips into batches within fairseq's limits; in training also of near-equal length.
+        """Cut ordered clips into batches of near-equal length within fairseq's limits.
 
         Else a large `dataset.max_tokens` would put long and short clips together: cropped to the shortest they would
         lose much of the audio, padded to the longest they would be mostly padding.
         """
         limits = (max_tokens, max_sentences, required_batch_size_multiple)
-        if not self.training:
-            return super().batch_by_size(indices, *limits)
         batches, first = [], 0
         sizes = self.num_tokens_vec(indices)
         while first < len(indices):

@@ -135,10 +135,13 @@ def test_the_ratio_of_lengths_in_a_batch_holds_for_any_clips(tmp_path_factory, l
         assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * dataset.sizes[batch].min()
 
 
-def test_validation_batches_are_fairseqs_own(corpus):
+def test_validation_batches_have_clips_of_near_equal_length_too(corpus):
     dataset = make(corpus, "valid")
-    limits = {"max_tokens": 10_000_000, "max_sentences": None, "required_batch_size_multiple": 1}
-    assert len(dataset.batch_by_size(dataset.ordered_indices(), **limits)) == 1
+    batches = dataset.batch_by_size(dataset.ordered_indices(), 10_000_000, None, 1)
+    assert 1 < len(batches) < len(dataset)
+    assert sorted(np.concatenate(batches)) == list(range(len(dataset)))
+    for batch in batches:
+        assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * dataset.sizes[batch].min()
 
 
 def test_each_time_that_a_clip_comes_it_is_cropped_anew(corpus):
