@@ -25,7 +25,8 @@ def _seconds(dtype: torch.dtype) -> float:
     num_tokens, width, ffn_width = _SIZE
     source, weight = torch.ones(num_tokens, width, dtype=dtype), torch.ones(ffn_width, width, dtype=dtype)
     F.linear(source, weight)  # the first call chooses a kernel
-    times, end = [], time.perf_counter() + _SECONDS
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
     while not times or time.perf_counter() < end:
         start = time.perf_counter()
         F.linear(source, weight)

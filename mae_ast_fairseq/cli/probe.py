@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
             outcomes.setdefault(row, []).append(outcome)
     summary = _summarize(args, clips, outcomes)
     if args.confusion is not None:
-        _draw_confusion(args, clips.data, outcomes)
+        _draw_confusion(args, clips.data, outcomes, summary["results"])
     print(json.dumps(summary, indent=2) if args.json else _as_table(summary, METRICS[args.multi_label]))
     return code
 
@@ -206,8 +206,12 @@ def _probe(
     classifiers = args.classifier or ["linear", *([] if args.multi_label else ["knn"])]
     divided = [(number, split) for number in seeds for split in clips.splits[number]]
     jobs = list(itertools.product(dict.fromkeys(classifiers), divided))
-    for classifier, (number, split) in tqdm(jobs, desc=name, unit=" probes", disable=None):
-        choices = probes.compare(candidates, clips.data, split, classifier)
+    progress = tqdm(total=len(jobs) * len(candidates), desc=name, unit=" probes", disable=None)
+    for classifier, (number, split) in jobs:
+        choices: list[probes.Choice] = []
+        for candidate, values in candidates.items():
+            choices += probes.compare({candidate: values}, clips.data, split, classifier)
+            progress.update()
         scores: dict[probes.Choice, np.ndarray] = {}
         for readout, layer in itertools.product(shown_readouts, shown_layers):
             choice = probes.best(
@@ -219,6 +223,7 @@ def _probe(
                 values = candidates[choice.candidate]
                 scores[choice] = probes.test_scores(values, clips.data, split, classifier, choice)
             yield Row(name, classifier, readout, layer), Outcome(number, split, choice, scores[choice])
+    progress.close()
 
 
 def _summarize(args: argparse.Namespace, clips: LabelledClips, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:
@@ -266,16 +271,17 @@ def _mean_and_std(runs: Sequence[dict[str, Any]], seeds: Sequence[int], metric: 
     return {"mean": float(np.mean(means)), "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None}
 
 
-def _draw_confusion(args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, list[Outcome]]) -> None:
+def _draw_confusion(
+    args: argparse.Namespace, data: ProbeData, outcomes: dict[Row, list[Outcome]], results: Sequence[dict[str, Any]]
+) -> None:
     """Draw the matrix of the checkpoint's last row of its first classifier, its tests and seeds together."""
     first = next(iter(outcomes))
     row = [other for other in outcomes if other[:2] == first[:2]][-1]
     tests = [data.targets[outcome.split.test] for outcome in outcomes[row]]
     counts = confusion(np.concatenate([outcome.scores for outcome in outcomes[row]]), np.concatenate(tests))
     accuracy = counts.trace() / counts.sum()
-    title = (
-        f"{args.checkpoint.name}: {row.classifier} probe, {row.readout} of layer {row.layer}, accuracy {accuracy:.1%}"
-    )
+    readout, layer = (_chosen(results[list(outcomes).index(row)], what) for what in ("readout", "layer"))
+    title = f"{args.checkpoint.name}: {row.classifier} probe, {readout} of layer {layer}, accuracy {accuracy:.1%}"
     plots.save_confusion(args.confusion, counts=counts, names=data.names, title=title)
 
 

@@ -313,6 +313,15 @@ def test_the_confusion_matrix_counts_the_tested_clips(run, tmp_path: Path, monke
     assert picture["title"] == f"tiny.pt: linear probe, mean of layer 1, accuracy {accuracy:.1%}"
 
 
+def test_the_confusion_matrix_names_the_layer_that_was_chosen(run, tmp_path: Path, monkeypatch) -> None:
+    titles: list[str] = []
+    monkeypatch.setattr(plots, "save_confusion", lambda path, *, title, **shown: titles.append(title))
+    argv = (*BY_SPEAKER, "--classifier", "knn", "--layer", "best", "--no-baselines", "--confusion", tmp_path / "a.png")
+    chosen = {one["layer"] for one in run(*argv)["results"][0]["runs"]}
+    named = titles[0].partition("of layer best: ")[2].partition(",")[0]
+    assert set(named.split()) == chosen
+
+
 def test_a_picture_is_written(run, tmp_path: Path) -> None:
     run("--classifier", "knn", "--layer", 1, "--no-baselines", "--confusion", tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
