@@ -1,12 +1,13 @@
 """What is suspicious about the level of audio: samples in another scale than [-1, 1], channels that cancel."""
 
-import logging
 import math
 from threading import Lock
 
 import numpy as np
 
-logger = logging.getLogger(__name__)
+from mae_ast_fairseq.errors import get_logger
+
+logger = get_logger(__name__)
 
 MAX_PEAK = 1.5  # lossy decoders and masters in floating point reach 1.2 or so
 LARGEST_PEAK = 2.0**32  # twice the scale of 32 bits; a sample of 3e38 makes the loss infinite

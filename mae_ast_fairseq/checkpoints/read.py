@@ -5,7 +5,6 @@ Files of fairseq and of `mae-ast export`, told apart by their content. Only tens
 interpolated.
 """
 
-import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, get_type_hints
@@ -22,12 +21,12 @@ from mae_ast_fairseq.checkpoints.unpickling import FETCH_AGAIN, read_content
 from mae_ast_fairseq.checkpoints.version import read_state
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, FinetuningFields
 from mae_ast_fairseq.config.pretraining import EncoderFields, MaeAstFields, PretrainingTaskFields
-from mae_ast_fairseq.errors import CheckpointError, ConfigError
+from mae_ast_fairseq.errors import CheckpointError, ConfigError, get_logger
 from mae_ast_fairseq.files import package_folder
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BUNDLED = {"tiny": package_folder() / "weights" / "tiny.safetensors"}
 """Checkpoints that the package brings, by the names that stand for their paths; a card lies beside each."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from mae_ast_fairseq import __version__
-from mae_ast_fairseq.errors import UserError, printable
+from mae_ast_fairseq.errors import UserError, one_line
 
 PROG = "mae-ast"
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(printable(f"{PROG} {args.command}: {error}"), file=sys.stderr)
+        print(f"{PROG} {args.command}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"{PROG} {args.command}: interrupted", file=sys.stderr)
@@ -60,7 +60,8 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line, as commands do, what is wrong with an argument."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message.removeprefix('argument ')}; see {self.prog} --help\n")
+        message = one_line(message.removeprefix("argument "))
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -1,11 +1,11 @@
 """`mae-ast average`: the mean of the weights of several checkpoints of one run."""
 
 import argparse
-import json
 from pathlib import Path
 
 from mae_ast_fairseq.checkpoints.average import average_checkpoints
 from mae_ast_fairseq.cli.model import add_ignore_unknown, check_out
+from mae_ast_fairseq.cli.printing import print_result
 
 EXAMPLE = "mae-ast average checkpoints/checkpoint[0-9]*.pt --out averaged.pt"
 
@@ -25,8 +25,6 @@ def run(args: argparse.Namespace) -> int:
     check_out(args.out, args.checkpoints)
     last = average_checkpoints(args.checkpoints, args.out, args.ignore_unknown)
     summary = {"checkpoints": [str(path) for path in args.checkpoints], "model": last.kind, "out": str(args.out)}
-    if args.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        print(f"{last.kind}: the mean of {len(args.checkpoints)} checkpoints\nwritten to {args.out}")
+    text = f"{last.kind}: the mean of {len(args.checkpoints)} checkpoints\nwritten to {args.out}"
+    print_result(args, summary, text)
     return 0

@@ -1,7 +1,6 @@
 """`mae-ast check`: compare a manifest with its files, and write it anew without what cannot be trained on."""
 
 import argparse
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import at_least
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.corpus.check import ERROR, FIXABLE, KINDS, WARNING, Report, check_manifest, fix
 from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
 from mae_ast_fairseq.corpus.script import read_lines
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             print(*(printable(finding[key]) for key in ("where", "path", "kind", "found")), sep="\t")
     if args.fix:
         summary["fixed"] = _fix(args.fix, manifest, report, labels)
-    print(json.dumps(summary | {"findings": findings}, indent=2) if args.json else _as_text(summary))
+    print_result(args, summary | {"findings": findings}, _as_text(summary))
     return 1 if findings else 0
 
 

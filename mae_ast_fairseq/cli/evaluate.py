@@ -1,7 +1,6 @@
 """`mae-ast evaluate`: what a fine-tuned classifier scores on a labelled split, with confidence intervals."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ from tabulate import tabulate
 from mae_ast_fairseq.cli.arguments import at_least
 from mae_ast_fairseq.cli.model import without_nan
 from mae_ast_fairseq.cli.predict import add_classifier_arguments, classify, open_classifier
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.data.labels import Vocabulary, read_labels
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, printable
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.evaluation.scores import CONFIDENCE, bootstrap, class_metrics, confusion
 from mae_ast_fairseq.inference.loading import BrokenFiles
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
             "broken": broken.as_json(),
         }
     )
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
+    print_result(args, summary, _as_table(summary))
     return code
 
 
@@ -83,8 +83,9 @@ def _as_table(summary: dict[str, Any]) -> str:
     left_out = f", {len(summary['broken'])} broken ones left out" if summary["broken"] else ""
     title = f"{summary['num_clips']} clips of {summary['split']}{left_out}; {CONFIDENCE:.0%} intervals over clips"
     rows = [{"metric": name, **values} for name, values in summary["metrics"].items()]
+    classes = [{**values, "label": printable(values["label"])} for values in summary["classes"]]
     tables = [
         tabulate(some, "keys", tablefmt="plain", floatfmt=".3f", missingval="-", disable_numparse=[0])
-        for some in (rows, summary["classes"])
+        for some in (rows, classes)
     ]
     return f"{title}\n{tables[0]}\n\n{tables[1]}"

@@ -1,11 +1,11 @@
 """`mae-ast export`: a checkpoint as a file that others open: in the released layout, for s3prl, as safetensors."""
 
 import argparse
-import json
 from pathlib import Path
 
 from mae_ast_fairseq.checkpoints.export import LAYOUTS, export, in_precision
 from mae_ast_fairseq.cli.model import add_checkpoint_argument, check_out, open_checkpoint
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.inference.encoder import PRECISIONS
 
@@ -45,20 +45,18 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"--out {args.out}: cannot be written ({reason}); expected room for a file") from None
-    if args.json:
-        summary = {
-            "checkpoint": str(args.checkpoint),
-            "model": checkpoint.kind,
-            "num_updates": checkpoint.num_updates,
-            "layout": args.to,
-            "out": str(args.out),
-            **exported._asdict(),
-        }
-        print(json.dumps(summary, indent=2))
-        return 0
+    summary = {
+        "checkpoint": str(args.checkpoint),
+        "model": checkpoint.kind,
+        "num_updates": checkpoint.num_updates,
+        "layout": args.to,
+        "out": str(args.out),
+        **exported._asdict(),
+    }
     trained = "" if checkpoint.num_updates is None else f" after {checkpoint.num_updates:,} updates"
-    print(
+    text = (
         f"{checkpoint.kind}{trained}, {exported.num_parameters:,} values in the {args.to} layout: "
         f"{exported.num_tensors} tensors, {exported.num_bytes / 1e6:.1f} MB\nwritten to {args.out}"
     )
+    print_result(args, summary, text)
     return 0

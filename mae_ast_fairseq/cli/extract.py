@@ -3,7 +3,6 @@
 import argparse
 import errno
 import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from mae_ast_fairseq.cli.model import (
     check_device_arguments,
     read_clips,
 )
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.files import locked, open_regular, prepare_folder
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         "broken": broken.as_json(),
     }
     code = broken.exit_code(len(job.rows) - len(broken.reasons))
-    print(json.dumps(summary, indent=2) if args.json else _as_text(summary))
+    print_result(args, summary, _as_text(summary))
     return code
 
 

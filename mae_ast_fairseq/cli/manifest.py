@@ -1,7 +1,6 @@
 """`mae-ast manifest`: write the manifests of a folder, or archive, of audio, and list what cannot be trained on."""
 
 import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import at_least, number, seed
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import (
     EXTENSIONS,
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     for split, rows in splits.items():
         write_manifest(args.out / f"{split}.tsv", root, rows)
     summary = _summarize(root, args.out, splits, rejected)
-    print(json.dumps(summary, indent=2) if args.json else _as_text(summary))
+    print_result(args, summary, _as_text(summary))
     return 0
 
 

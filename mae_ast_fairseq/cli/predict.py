@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from mae_ast_fairseq.cli.model import (
     open_checkpoint,
     read_clips,
 )
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.config.pretraining import ClassifierFields
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError, printable
 from mae_ast_fairseq.files import atomic_write, prepare_folder
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if args.csv is not None:
         _write_csv(args.csv, files)
     summary = {"checkpoint": str(args.checkpoint), "multi_label": fields.multi_label, "files": files}
-    print(json.dumps(summary | {"broken": broken.as_json()}, indent=2) if args.json else _as_table(files))
+    print_result(args, summary | {"broken": broken.as_json()}, _as_table(files))
     return code
 
 
@@ -166,7 +166,7 @@ def _write_csv(path: Path, files: Sequence[dict[str, Any]]) -> None:
     for name, kind, part in _parts(files):
         times = f"{part['start']:.3f}", f"{part['end']:.3f}"
         for rank, entry in enumerate(part["labels"], start=1):
-            writer.writerow([name, kind, *times, rank, entry["label"], f"{entry['probability']:.6f}"])
+            writer.writerow([name, kind, *times, rank, printable(entry["label"]), f"{entry['probability']:.6f}"])
     with atomic_write(path) as stream:
         stream.write(text.getvalue().encode())
 

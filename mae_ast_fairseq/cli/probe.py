@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from mae_ast_fairseq.cli.model import (
     check_device_arguments,
     open_checkpoint,
 )
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.cli.splits import LabelledClips, add_split_arguments, read_clips
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots, probes
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     summary = _summarize(args, clips, outcomes)
     if args.confusion is not None:
         _draw_confusion(args, clips.data, outcomes, summary["results"])
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary, METRICS[args.multi_label]))
+    print_result(args, summary, _as_table(summary, METRICS[args.multi_label]))
     return code
 
 

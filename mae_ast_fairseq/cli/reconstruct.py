@@ -1,7 +1,6 @@
 """`mae-ast reconstruct`: pictures of what a checkpoint's model saw of some clips and what it made of that."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +20,7 @@ from mae_ast_fairseq.cli.model import (
     open_checkpoint,
     read_clips,
 )
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.config.pretraining import MaskingFields
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError, printable
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         "mean": {score: sum(result[score] for result in results) / len(results) for score in SCORES},
         "broken": broken.as_json(),
     }
-    print(json.dumps(summary, indent=2) if args.json else _as_table(summary))
+    print_result(args, summary, _as_table(summary))
     return code
 
 

@@ -1,7 +1,6 @@
 """`mae-ast stats`: measure mean and standard deviation of the log-Mel values of manifests, to normalise by."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import at_least, number, seed
+from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.data.audio import SAMPLE_RATE
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, printable
 from mae_ast_fairseq.files import check_file
 
 EXAMPLE = "mae-ast stats manifests/speech/train.tsv"
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     summary |= {"manifests": parts, "seed": args.seed, "max_seconds": args.max_seconds}
     summary["broken"] = [broken for report in reports for broken in report.as_json()]
     statistics.write_statistics(out, summary)
-    print(json.dumps(summary, indent=2) if args.json else f"{_as_table(summary)}\nwritten to {out}")
+    print_result(args, summary, f"{_as_table(summary)}\nwritten to {printable(str(out))}")
     return max(report.exit_code(measured.num_clips) for report, measured in zip(reports, measurements, strict=True))
 
 
@@ -99,5 +99,5 @@ def _as_table(summary: dict[str, Any]) -> str:
         parts = [*parts, summary | {"path": "overall", "num_broken": num_broken}]
     columns = {"path": "", "mean": "mean", "std": "std", "num_clips": "clips", "num_frames": "frames",
                "num_broken": "skipped"}  # fmt: skip
-    rows = [[part[key] for key in columns] for part in parts]
+    rows = [[printable(str(part["path"])), *(part[key] for key in list(columns)[1:])] for part in parts]
     return tabulate(rows, headers=list(columns.values()), tablefmt="plain", floatfmt=".4f")

@@ -1,6 +1,5 @@
 """What the fairseq datasets share: the clips of a manifest, cropped, in batches of near-equal length."""
 
-import logging
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -11,12 +10,12 @@ from mae_ast_fairseq.data.audio import load_row, samples_at_16k
 from mae_ast_fairseq.data.collate import crop_start
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
-from mae_ast_fairseq.errors import AudioError, ManifestError
+from mae_ast_fairseq.errors import AudioError, ManifestError, get_logger
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 from mae_ast_fairseq.rng import Stream, generator
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LENGTH_BUCKET = 1.05
 """Ratio of the lengths of neighbouring buckets, within which the order of clips is random."""

@@ -22,7 +22,7 @@ from mae_ast_fairseq.data.audio import (
     load_row,
     samples_at_16k,
 )
-from mae_ast_fairseq.errors import AudioError, printable
+from mae_ast_fairseq.errors import AudioError, one_line
 from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.tokens import TokenGrid
@@ -106,7 +106,7 @@ class BrokenFiles:
     def show(self) -> None:
         """Name on stderr those that were not named yet, up to MAX_SHOWN; there is a good file."""
         for reason in list(self.reasons.values())[self._num_shown : MAX_SHOWN]:
-            tqdm.write(printable(f"mae-ast {self.command}: {reason}"), file=sys.stderr)
+            tqdm.write(one_line(f"mae-ast {self.command}: {reason}"), file=sys.stderr)
             self._num_shown += 1
 
     def as_json(self) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """What the fairseq tasks share: folders of manifests, broken files, and the statistics of the input."""
 
-import logging
 import math
 import sys
 from abc import abstractmethod
@@ -29,7 +28,7 @@ from mae_ast_fairseq.corpus.statistics import (
     read_statistics,
 )
 from mae_ast_fairseq.datasets.clips import ClipDataset
-from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.errors import AudioError, ConfigError, get_logger
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.best import METRIC, leave_out_nan, settle_direction
 from mae_ast_fairseq.tasks.launch import (
@@ -59,7 +58,7 @@ from mae_ast_fairseq.tasks.run_folder import prepare_run_folder
 from mae_ast_fairseq.tasks.skipping import SkippedUpdates
 from mae_ast_fairseq.training_error import without_traceback
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class AudioTask(FairseqTask):

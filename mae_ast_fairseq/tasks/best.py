@@ -4,7 +4,6 @@ fairseq asks for the metric and for its direction, and keeps the worst checkpoin
 metric has its direction, and fairseq's field follows from it.
 """
 
-import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 METRIC = "checkpoint.best_checkpoint_metric"
 MAXIMIZE = "checkpoint.maximize_best_checkpoint_metric"

@@ -1,6 +1,5 @@
 """The fairseq task `mae_ast_classification`: manifests and labels in, a self-contained classifier out."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mae_ast_fairseq.data.augmentation import Augmentation
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
 from mae_ast_fairseq.datasets.classification import LabelledAudioDataset
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, get_logger
 from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.optim.layerwise import (
     HEAD,
@@ -37,7 +36,7 @@ from mae_ast_fairseq.tasks.resume import Stored
 from mae_ast_fairseq.tasks.validation import ValidationScores
 from mae_ast_fairseq.training_error import without_traceback
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 KIND = "mae_ast_classifier"
 NUM_SHOWN = 5  # labels named in a message

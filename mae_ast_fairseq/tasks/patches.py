@@ -5,7 +5,6 @@ elsewhere, and not where another plugin's task is trained or one of our checkpoi
 """
 
 import functools
-import logging
 import math
 import shutil
 import sys
@@ -25,11 +24,12 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from mae_ast_fairseq.errors import get_logger
 from mae_ast_fairseq.files import atomic_write
 from mae_ast_fairseq.tasks.preemption import stop_if_asked
 from mae_ast_fairseq.training_error import TrainingError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 VERSION = "0.12"
 MASTERS = "master_weights"

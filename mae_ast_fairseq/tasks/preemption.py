@@ -1,6 +1,5 @@
 """Signals that ask a run to end, as a cluster's scheduler sends them: it saves first, and can go on later."""
 
-import logging
 import os
 import signal
 import sys
@@ -11,7 +10,9 @@ from typing import Optional
 
 import torch
 
-logger = logging.getLogger(__name__)
+from mae_ast_fairseq.errors import get_logger
+
+logger = get_logger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EXIT_SAVED = 75

@@ -14,7 +14,7 @@ from mae_ast_fairseq.config.pretraining import PretrainingTaskFields, check_pret
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking, check_ratio
 from mae_ast_fairseq.datasets.pretraining import MaskedAudioDataset
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, get_logger
 from mae_ast_fairseq.evaluation.collapse import diagnose
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
 from mae_ast_fairseq.nn.masked import Predictions
@@ -29,7 +29,7 @@ from mae_ast_fairseq.tasks.launch import (
 from mae_ast_fairseq.tasks.validation import TokenHealth
 from mae_ast_fairseq.training_error import without_traceback
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RETAIN_SPANS = "retain_spans"
 """A released mask type that is accepted on loading, and not for pretraining."""

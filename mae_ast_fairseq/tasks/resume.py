@@ -29,13 +29,13 @@ from mae_ast_fairseq.config.continuing import (
     network,
 )
 from mae_ast_fairseq.config.pretraining import EncoderFields, PretrainingCriterionFields, PretrainingTaskFields
-from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.errors import ConfigError, UserError, get_logger
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
 from mae_ast_fairseq.tasks.launch import is_first_process, same_folders, weights_in_one_form
 from mae_ast_fairseq.training_error import without_traceback
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LAST_CHECKPOINT = "checkpoint_last.pt"
 """The default of `checkpoint.restore_file`, which need not exist."""

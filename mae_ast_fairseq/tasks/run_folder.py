@@ -1,16 +1,15 @@
 """The folder of a run's checkpoints at the launch: locked, and with a last checkpoint that can be read."""
 
-import logging
 from pathlib import Path
 
 import torch
 
 from mae_ast_fairseq.checkpoints.unpickling import damage
-from mae_ast_fairseq.errors import CheckpointError
+from mae_ast_fairseq.errors import CheckpointError, get_logger
 from mae_ast_fairseq.files import lock
 from mae_ast_fairseq.tasks.launch import is_first_process
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LAST = "checkpoint_last.pt"
 DAMAGED = ".damaged"

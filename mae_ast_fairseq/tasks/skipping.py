@@ -1,6 +1,5 @@
 """Updates whose gradient is not finite: skipped, counted, and past a limit the end of the run."""
 
-import logging
 from typing import Any
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor
 
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
-from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.errors import AudioError, get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 NUM_SHOWN = 8
 
