@@ -3,6 +3,7 @@
 import atexit
 import errno
 import fcntl
+import json
 import os
 import socket
 import stat
@@ -10,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from mae_ast_fairseq.errors import ConfigError
+
+MAX_JSON_BYTES = 1 << 26
+"""Of a file of JSON that is read; the record of an extraction names each clip that is broken."""
 
 
 def package_folder() -> Path:
@@ -67,6 +71,20 @@ def open_regular(path: str | Path) -> BufferedReader:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         raise OSError(errno.EINVAL, "this is a pipe or a device, no file", str(path))
     return open(descriptor, "rb")  # noqa: PTH123
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a file of JSON; raises OSError, or ValueError for what is none, or is longer than MAX_JSON_BYTES."""
+    with open_regular(path) as stream:
+        text = stream.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"more than {MAX_JSON_BYTES:,} bytes")
+    try:
+        return json.loads(text.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is no UTF-8 text") from None
+    except RecursionError:
+        raise ValueError("lists or objects too deep in each other") from None
 
 
 _locks: dict[Path, IO[str]] = {}

@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from mae_ast_fairseq import files
 from mae_ast_fairseq.checkpoints.read import read_checkpoint
 from mae_ast_fairseq.corpus.scan import examine
 from mae_ast_fairseq.corpus.statistics import read_statistics
@@ -10,6 +11,16 @@ from mae_ast_fairseq.data.labels import read_vocabulary
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError, UserError
 from mae_ast_fairseq.files import open_regular, prepare_folder
+
+
+def test_json_that_is_too_long_is_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    with path.open("wb") as stream:
+        stream.truncate(files.MAX_JSON_BYTES + 1)
+    with pytest.raises(ValueError, match="more than"):
+        files.read_json(path)
+    path.write_bytes(b'{"a": [1]}')
+    assert files.read_json(path) == {"a": [1]}
 
 
 def test_folders_on_the_way_are_made(tmp_path):

@@ -14,7 +14,7 @@ from mae_ast_fairseq.data.audio import load_row
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import atomic_write, open_regular
+from mae_ast_fairseq.files import atomic_write, read_json
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.rng import Stream, generator
 
@@ -23,6 +23,8 @@ MIN_FRAMES = 4  # of which 2 tokens of 2 frames can be made; the task trains on 
 
 NUM_CLIPS = 1_000
 """Clips that training draws where there is no stats.json."""
+
+_NUM_SHOWN = 80  # characters of what a file holds
 
 SEED = 1337
 """The seed of that draw, whatever `common.seed`: runs that differ by seed alone normalise alike."""
@@ -145,14 +147,13 @@ def read_statistics(path: Path, feature_dim: int | None = None) -> Statistics:
     Raises ConfigError naming the file and what is wrong in it.
     """
     try:
-        with open_regular(path) as stream:
-            content = json.loads(stream.read().decode())
+        content = read_json(path)
         statistics = Statistics(float(content["mean"]), float(content["std"]))
         measured_dim = content.get("feature_dim", feature_dim)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(
-            f'{path}: {type(error).__name__}: {error}; expected a JSON object with the numbers "mean" and "std"; '
-            "fix it, or delete it to have them measured"
+            f'{path}: {type(error).__name__}: {_shown(error)}; expected a JSON object with the numbers "mean" and '
+            '"std"; fix it, or delete it to have them measured'
         ) from None
     if not (math.isfinite(statistics.mean) and math.isfinite(statistics.std) and statistics.std > 0):
         raise ConfigError(
@@ -161,10 +162,14 @@ def read_statistics(path: Path, feature_dim: int | None = None) -> Statistics:
         )
     if feature_dim is not None and measured_dim != feature_dim:
         raise ConfigError(
-            f"{path}: measured with {measured_dim} log-Mel bands; expected task.feature_dim={feature_dim}; "
+            f"{path}: measured with {_shown(measured_dim)} log-Mel bands; expected task.feature_dim={feature_dim}; "
             f"measure again with `mae-ast stats --bands {feature_dim}`, or delete it"
         )
     return statistics
+
+
+def _shown(value: Any) -> str:
+    return str(value)[:_NUM_SHOWN]
 
 
 def sample_rows(num_rows: int, num_wanted: int, generator: np.random.Generator) -> np.ndarray:

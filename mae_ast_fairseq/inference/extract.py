@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from mae_ast_fairseq.data.archive import parse
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import atomic_write, open_regular
+from mae_ast_fairseq.files import atomic_write, read_json
 from mae_ast_fairseq.inference.features import Job, encode_clips
 from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, Layers
 
 FLOAT32 = np.dtype("<f4")
+_NUM_SHOWN = 80  # characters of what a file holds
 _REMEDY = "choose another folder, or pass --overwrite to start anew"
 
 
@@ -171,12 +172,11 @@ def begin_record(path: Path, settings: Mapping[str, Any], features: Sequence[Pat
                 raise ConfigError(f"{other}: it is there already, and nothing says how it was made; {_REMEDY}")
         write_record(path, settings, {})
     try:
-        with open_regular(path) as stream:
-            content = json.loads(stream.read().decode())
+        content = read_json(path)
         found = dict(content["settings"])
         bad = {int(row): str(reason) for row, reason in content["bad"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"[:_NUM_SHOWN]
         raise ConfigError(f"{path}: {reason}; expected the settings of an extraction; {_REMEDY}") from None
     for name, value in settings.items():
         before, now = str(found.get(name))[:16], str(value)[:16]

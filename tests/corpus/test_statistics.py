@@ -67,6 +67,28 @@ def test_a_wrong_file_is_one_error_that_names_it(tmp_path, content):
         read_statistics(path)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe" * 100_000,
+        b"[" * 100_000,
+        b'{"mean": ' + b"[" * 100_000,
+        b'{"mean": 1' + b"0" * 400 + b', "std": 1}',
+        b'{"mean": 1' + b"0" * 9_000 + b', "std": 1}',
+        b'{"mean": "' + b"x" * 100_000 + b'", "std": 1}',
+        b'{"mean": 1, "std": 1, "feature_dim": "' + b"x" * 100_000 + b'"}',
+        b'{"mean": 1, "std": 1, "feature_dim": 1' + b"0" * 4_000 + b"}",
+    ],
+    ids=["no UTF-8", "deep", "deep value", "large", "many digits", "text", "bands of text", "many bands"],
+)
+def test_nothing_that_a_file_holds_makes_a_long_message(tmp_path, content):
+    path = tmp_path / "stats.json"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"stats\.json.*expected") as caught:
+        read_statistics(path, feature_dim=128)
+    assert len(str(caught.value)) < 500
+
+
 def test_sample_rows_draws_without_repeats_and_takes_all_where_few():
     rows = sample_rows(10_000, 1_000, np.random.default_rng(0))
     assert len(np.unique(rows)) == 1_000
