@@ -113,7 +113,11 @@ def train(recipe: str, *overrides: str) -> Run:
 
 def build(recipe: str, *overrides: str) -> tuple[MaeAstPretrainingTask, nn.Module, FairseqCriterion]:
     """Build the task, the model and the criterion of a recipe, in fairseq's order."""
-    cfg = config(recipe, *overrides)
+    return build_parts(config(recipe, *overrides))
+
+
+def build_parts(cfg: DictConfig) -> tuple[MaeAstPretrainingTask, nn.Module, FairseqCriterion]:
+    """Build the same of a config."""
     utils.set_torch_seed(cfg.common.seed)
     task = tasks.setup_task(cfg.task)
     return task, task.build_model(cfg.model), task.build_criterion(cfg.criterion)

@@ -33,6 +33,9 @@ LAYERS = Range("1 to 1,000", lambda value: 1 <= value <= 1_000)
 PROBABILITY = Range("0 to 1", lambda value: 0 <= value <= 1)
 
 
+_NUM_SHOWN = 40  # digits of a number in a message
+
+
 def option(default: Any, text: str, numbers: Optional[Range] = None) -> Any:
     """Return a dataclass field with a default, its help, and the numbers it takes; None is always taken."""
     return field(default=default, metadata={"help": text, "numbers": numbers})
@@ -46,7 +49,8 @@ def check_ranges(section: str, kind: type, fields: Any) -> None:
             continue
         value = getattr(fields, each.name)
         if value is not None and not numbers.holds(value):
-            raise ConfigError(f"{section}.{each.name}: {value} was given; expected {numbers.expected}")
+            shown = f"{value}"[:_NUM_SHOWN]
+            raise ConfigError(f"{section}.{each.name}: {shown} was given; expected {numbers.expected}")
 
 
 def _normalization(default: str) -> Any:

@@ -1,8 +1,10 @@
 """Builds the torch modules from the plain config fields; the only place below the registered classes that sees them."""
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
 
 from mae_ast_fairseq.config.pretraining import (
@@ -166,6 +168,27 @@ def build_classifier(module: Callable[..., Model], fields: ClassifierFields, fea
         head_dropout=fields.head_dropout,
         readout=fields.readout,
         readout_layers=parse_layers(str(fields.readout_layers)),
+    )
+
+
+def check_memory(build: Callable[[], nn.Module]) -> None:
+    """Raise ConfigError where the weights of a model need more memory than there is: building it would be killed.
+
+    It is built without memory for its values, and nothing is drawn.
+    """
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            num_bytes = sum(weights.numel() * weights.element_size() for weights in build().parameters())
+    except (RuntimeError, OverflowError, TypeError) as error:  # more values than torch can count
+        found = str(error).splitlines()[0]
+    else:
+        if num_bytes <= memory_bytes:
+            return
+        found = f"its weights take {num_bytes / 2**30:,.1f} GiB"
+    raise ConfigError(
+        f"model: it cannot be built ({found}); expected one that fits into the {memory_bytes / 2**30:.1f} GiB of this "
+        "machine; make its sizes smaller"
     )
 
 

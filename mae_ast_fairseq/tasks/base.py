@@ -29,8 +29,10 @@ from mae_ast_fairseq.corpus.statistics import (
 )
 from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError, get_logger
+from mae_ast_fairseq.nn.build import check_memory
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.best import METRIC, leave_out_nan, settle_direction
+from mae_ast_fairseq.tasks.field_types import settle_model_types
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     data_folders,
@@ -90,10 +92,12 @@ class AudioTask(FairseqTask):
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid that datasets need."""
         if not (from_checkpoint or self._from_checkpoint):
+            settle_model_types(cfg)
             settle_data(self.cfg)
             _forget_former_runs()
             if self._continued is not None:
                 check_same_run(self._continued, self._run_setting)
+            check_memory(lambda: super(AudioTask, self).build_model(cfg))
         model = super().build_model(cfg, from_checkpoint)
         self.grid = model.grid
         return model

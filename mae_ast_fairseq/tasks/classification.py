@@ -31,6 +31,7 @@ from mae_ast_fairseq.optim.layerwise import (
 )
 from mae_ast_fairseq.tasks.base import AudioTask
 from mae_ast_fairseq.tasks.best import is_on_command_line
+from mae_ast_fairseq.tasks.field_types import settle_model_types
 from mae_ast_fairseq.tasks.launch import check_checkpoint, read_checked
 from mae_ast_fairseq.tasks.resume import Stored
 from mae_ast_fairseq.tasks.validation import ValidationScores
@@ -84,6 +85,7 @@ class MaeAstClassificationTask(AudioTask):
 
     def _complete(self, cfg: Any) -> Optional[Checkpoint]:
         """Write into the model's config what data and checkpoint say; return the checkpoint to take weights from."""
+        settle_model_types(cfg)
         self._check_launch()
         self.vocabulary = find_vocabulary(self._folders(), self._train_subset)
         labels = list(self.vocabulary.names)

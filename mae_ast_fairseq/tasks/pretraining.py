@@ -66,9 +66,9 @@ class MaeAstPretrainingTask(AudioTask):
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
         """Build the model, and take from it the token grid and the masking that datasets need."""
+        model = super().build_model(cfg, from_checkpoint)
         if self.cfg.mask_type != RETAIN_SPANS:  # whose probability is another thing
             check_ratio(cfg.random_mask_prob)
-        model = super().build_model(cfg, from_checkpoint)
         self._has_decoder = isinstance(model, MaskedAutoencoder)  # asked here: processes wrap their models
         self._health = TokenHealth(num_batches=0, num_shown=0, has_gain=self._has_decoder)
         self._masking = Masking(self.cfg.mask_type, cfg.random_mask_prob, cfg.mask_length)

@@ -196,7 +196,7 @@ def test_other_normalisations_measure_nothing(corpus, monkeypatch):
         ("task.max_bad_fraction=2", r"task\.max_bad_fraction: 2.0 was given"),
         ("task.mask_type=random_mask_batched", r"task\.pad_audio: true was given.*random_mask_batched"),
         ("model.random_mask_prob=1.0", r"random_mask_prob: found 1.0, expected"),
-        ("model.random_mask_prob=0", r"random_mask_prob: found 0.0, expected"),
+        ("model.random_mask_prob=0", r"random_mask_prob: 0.0 was given; expected more than 0"),
         ("model.ast_kernel_size_chan=48", r"ast_kernel_stride_chan: found 16, expected 48"),
         ("task.feature_dim=100", r"ast_kernel_size_chan: found 16, expected a divisor of feature_dim = 100"),
         ("model.ast_kernel_stride_time=8", r"ast_kernel_stride_time: found 8, expected 16"),
