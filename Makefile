@@ -1,12 +1,13 @@
 # make demo   pretrain a tiny model and look at what it learnt (AUDIO=/folder: on your own recordings)
 # make test   run the tests
 # make soak   train for 5,000 updates and see whether memory, open files or shared memory grow
+# make fuzz   run mutated inputs through all that reads them; FUZZ_ARGS="audio --first 26000" for others
 # make lint   check style, format and types
 # make clean  remove what the others made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test soak lint clean
+.PHONY: install demo test fuzz soak lint clean
 
 install: .venv/installed
 
@@ -23,6 +24,9 @@ test: install
 
 soak: install
 	$(BIN)/python -m tests.soak
+
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 lint: install
 	$(BIN)/ruff check .
