@@ -119,6 +119,7 @@ def _unpickle(path: Path, is_zip: bool, mapped: bool) -> Any:
             found = f"its pickle holds code or objects ({unsafe[1]}), and nothing of it was executed"
             refuse(path, found, "tensors and plain values only")
         is_cut = isinstance(error, (EOFError, struct.error)) or "unexpected EOF" in str(error)
-        if is_cut or (is_zip and not zipfile.is_zipfile(path)):
-            refuse(path, f"the file is truncated, at {path.stat().st_size} bytes", "a whole checkpoint", FETCH_AGAIN)
+        cut = f"the file is truncated, at {path.stat().st_size} bytes"
+        if fault := cut if is_cut else is_zip and damage(path):
+            refuse(path, fault, "a whole checkpoint", FETCH_AGAIN)
         refuse(path, "this is not a checkpoint", "a file that torch.save or `mae-ast export` wrote", "correct the path")

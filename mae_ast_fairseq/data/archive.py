@@ -133,10 +133,14 @@ def _locate(stream: BinaryIO, name: str, info: zipfile.ZipInfo) -> Member:
     if info.compress_type != zipfile.ZIP_STORED:
         method = _METHODS.get(info.compress_type, f"method {info.compress_type}")
         return Member(name, fault=f"compressed: {method}")
-    header = os.pread(stream.fileno(), _LOCAL_HEADER.size, info.header_offset)
+    header, num_bytes = b"", os.fstat(stream.fileno()).st_size
+    if info.header_offset < num_bytes:
+        header = os.pread(stream.fileno(), _LOCAL_HEADER.size, info.header_offset)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(_LOCAL_SIGNATURE):
         return Member(name, fault="damaged: no file begins where the archive's directory says")
     # The directory repeats name and extra field, but the local ones may be longer.
     _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    if offset + info.file_size > num_bytes:
+        return Member(name, fault="damaged: by the archive's directory it ends behind the archive")
     return Member(name, offset, info.file_size)

@@ -30,7 +30,7 @@ def prepare_run_folder(folder: Path) -> None:
 
 
 def _replace_damaged(last: Path) -> None:
-    fault = damage(last) if last.is_file() else None
+    fault = damage(last) if last.exists() else None
     if fault is None:
         return
     siblings = sorted(last.parent.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -155,6 +155,26 @@ def test_a_directory_that_points_elsewhere_says_so(folder):
     assert [bool(member.fault) for member in members(archive, (".wav", ".flac"))] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("offset", "length", "fault"),
+    [
+        (2**63 - 1 - 52, 10, "damaged: no file begins"),
+        (2**63, 10, "damaged: no file begins"),
+        (2**64 - 1, 10, "damaged: no file begins"),
+        (0, 2**63, "damaged: by the archive's directory it ends behind"),
+        (0, 2**64 - 1, "damaged: by the archive's directory it ends behind"),
+    ],
+)
+def test_places_beyond_all_files_are_faults_of_that_member_alone(tmp_path, offset, length, fault):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("good.wav", b"x" * 99)
+        file.writestr("bad.wav", b"y" * 99)
+        file.infolist()[1].header_offset, file.infolist()[1].file_size = offset, length
+    bad, good = members(tmp_path / "a.zip", (".wav",))
+    assert bad.fault.startswith(fault)
+    assert (good.name, good.length, good.fault) == ("good.wav", 99, "")
+
+
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_what_is_no_archive_is_named(folder, share):
     archive = _zip(folder.parent / "a.zip", folder)

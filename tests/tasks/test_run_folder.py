@@ -53,6 +53,14 @@ def test_a_damaged_last_one_is_passed_over_for_the_newest_intact(folder, caplog,
     assert (folder / "checkpoint_last.pt.damaged").is_file()
 
 
+def test_a_folder_in_its_place_is_passed_over_too(folder):
+    (folder / "checkpoint_last.pt").unlink()
+    (folder / "checkpoint_last.pt").mkdir()
+    prepare_run_folder(folder)
+    assert value(folder / "checkpoint_last.pt") == 1
+    assert (folder / "checkpoint_last.pt.damaged").is_dir()
+
+
 def test_where_none_is_intact_it_is_one_line(folder):
     for path in folder.glob("*.pt"):
         cut(path)
