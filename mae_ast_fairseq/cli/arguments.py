@@ -29,6 +29,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return number(int, lambda value: value >= minimum, f"a whole number of at least {minimum}")
 
 
+num_processes = number(int, lambda value: 1 <= value <= 1_000, "1 to 1,000 processes")
 seconds = number(float, lambda value: 0 < value <= 1e9, "seconds above 0, such as 10")
 fraction = number(float, lambda value: 0 < value < 1, "a fraction above 0 and below 1, such as 0.75")
 seed = number(int, lambda value: 0 <= value < 2**63, "a whole number from 0 to below 2^63")

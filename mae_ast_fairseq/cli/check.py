@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from mae_ast_fairseq.cli.arguments import at_least
+from mae_ast_fairseq.cli.arguments import num_processes
 from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.corpus.check import ERROR, FIXABLE, KINDS, WARNING, Report, check_manifest, fix
 from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", type=Path, metavar="OUT.png", help="draw histograms of lengths and sample rates")
     parser.add_argument(
-        "--workers", type=at_least(1), default=os.cpu_count() or 1, help="processes (default: one a core, %(default)s)"
+        "--workers",
+        type=num_processes,
+        default=os.cpu_count() or 1,
+        help="processes (default: one a core, %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print findings and summary as JSON")
     parser.epilog = f"{_describe_kinds()}\n\n{parser.epilog}"

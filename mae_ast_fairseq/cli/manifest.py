@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from mae_ast_fairseq.cli.arguments import at_least, number, seed
+from mae_ast_fairseq.cli.arguments import num_processes, number, seed
 from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import (
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers",
-        type=at_least(1),
+        type=num_processes,
         default=os.cpu_count() or 1,
         help="probing processes (default: one a core, %(default)s)",
     )

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import at_least, number, seed
 from mae_ast_fairseq.cli.printing import print_result
+from mae_ast_fairseq.config.pretraining import BANDS
 from mae_ast_fairseq.data.audio import SAMPLE_RATE
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError, printable
@@ -37,7 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of that draw (default: %(default)s, by which training draws where there is no stats.json)",
     )
     parser.add_argument(
-        "--bands", type=at_least(1), default=128, help="log-Mel bands, as task.feature_dim (default: %(default)s)"
+        "--bands",
+        type=number(int, BANDS.holds, f"{BANDS.expected} bands"),
+        default=128,
+        help="log-Mel bands, as task.feature_dim (default: %(default)s)",
     )
     parser.add_argument(
         "--max-seconds",

@@ -28,6 +28,7 @@ NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
 BELOW_ONE = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
 SIZE = Range("1 to 1,000,000", lambda value: 1 <= value <= 1_000_000)
 SIZE_OR_ZERO = Range("0 to 1,000,000", lambda value: 0 <= value <= 1_000_000)
+BANDS = Range("1 to 10,000", lambda value: 1 <= value <= 10_000)  # a frame of 25 ms has 257 frequencies
 LAYERS = Range("1 to 1,000", lambda value: 1 <= value <= 1_000)
 """Beyond these, building a model takes hours or all memory; 1,000,000 frame tokens are 5.5 hours of audio."""
 PROBABILITY = Range("0 to 1", lambda value: 0 <= value <= 1)
@@ -151,7 +152,7 @@ class AudioTaskFields:
     )
     seed: int = option("${common.seed}", "of every random draw; common.seed")
     sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
-    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", SIZE)
+    feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", BANDS)
     max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples", POSITIVE)
     min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples", POSITIVE)
     max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples", POSITIVE)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mae_ast_fairseq.cli.arguments import at_least, fraction, seconds, seed
+from mae_ast_fairseq.cli.arguments import at_least, fraction, num_processes, seconds, seed
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ def test_fine_numbers_are_taken(kind: Callable[[str], Any], text: str, value: fl
         (at_least(1), ("0", "-1", "1.5", "", "one"), "a whole number of at least 1"),
         (seconds, ("0", "-1", "inf", "nan", "long"), "seconds above 0"),
         (fraction, ("0", "1", "nan", "half"), "a fraction above 0 and below 1"),
+        (num_processes, ("0", "-1", "1001", str(2**63), "1.0"), "1 to 1,000 processes"),
         (seed, ("-1", str(2**63), "1.0"), "a whole number from 0"),
     ],
 )

@@ -206,7 +206,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_check(clean, tmp
 def test_no_workers_are_refused(clean, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["check", str(clean), "--workers", "0"])
-    assert "--workers: 0 was given; expected a whole number of at least 1" in capsys.readouterr().err
+    assert "--workers: 0 was given; expected 1 to 1,000 processes" in capsys.readouterr().err
 
 
 def test_help_tells_what_fix_does_with_each_kind(capsys):

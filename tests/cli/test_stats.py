@@ -146,3 +146,10 @@ def test_numbers_out_of_range_are_refused(folder, capsys, option):
     with pytest.raises(SystemExit, match="2"):
         main(["stats", str(folder / "train.tsv"), option])
     assert f"{option.partition('=')[0]}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bands", ["0", "10001", str(2**63)])
+def test_bands_that_no_memory_holds_are_refused(folder, capsys, bands):
+    with pytest.raises(SystemExit, match="2"):
+        main(["stats", str(folder / "train.tsv"), "--bands", bands])
+    assert f"--bands: {bands} was given; expected 1 to 10,000 bands" in capsys.readouterr().err
