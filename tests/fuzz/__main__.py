@@ -39,10 +39,10 @@ def main() -> int:
         seeds = seeds if args.seed is None else range(args.seed, args.seed + 1)
         with tqdm(total=len(seeds), desc=name, unit=" cases", disable=None) as bar:
             tallies[name] = run(subject, seeds, bar.update)
-    if any(tally.findings for tally in tallies.values()):
-        folder = args.findings or Path(tempfile.mkdtemp(prefix="fuzz-findings-"))
-        for name, tally in tallies.items():
-            _keep(folder, name, SUBJECTS[name], tally.findings)
+        if findings := tallies[name].findings:
+            args.findings = args.findings or Path(tempfile.mkdtemp(prefix="fuzz-findings-"))
+            _keep(args.findings, name, subject, findings)
+        print(f"{name}: {tallies[name].num_cases} cases, {len(findings)} lost", file=sys.stderr, flush=True)
     print(_as_json(tallies) if args.json else _as_table(tallies))
     return int(any(tally.findings for tally in tallies.values()))
 
@@ -50,12 +50,12 @@ def main() -> int:
 def _keep(folder: Path, name: str, subject: Subject, findings: list[Finding]) -> None:
     """Write the input and the fault of each finding, and say where and how it is repeated."""
     with tempfile.TemporaryDirectory() as temporary:
-        prepared = subject.prepare(Path(temporary)) if findings else None
+        prepared = subject.prepare(Path(temporary))
         for finding in findings:
             path = folder / name / f"{finding.seed}.bin"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(case(subject, prepared, finding.seed))
-            path.with_suffix(".txt").write_text(f"{finding.fault}\n{finding.detail}\n")
+            path.with_suffix(".txt").write_bytes(f"{finding.fault}\n{finding.detail}\n".encode(errors="replace"))
             print(f"{finding.fault}: {path}; again: python -m tests.fuzz {name} --seed {finding.seed}", file=sys.stderr)
 
 
