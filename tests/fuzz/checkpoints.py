@@ -49,7 +49,7 @@ _ODD_TENSORS = (
     lambda tensor: tensor.to("meta"),
     lambda tensor: tensor.flatten(),
     lambda tensor: tensor[None],
-    lambda tensor: tensor[None, :0],
+    lambda tensor: tensor.reshape(-1)[:0],
     lambda tensor: tensor.reshape(-1)[:1].expand(2**40),
     lambda tensor: tensor.t() if tensor.dim() == 2 else tensor,
     lambda tensor: torch.quantize_per_tensor(tensor.float(), 0.1, 0, torch.quint8),
