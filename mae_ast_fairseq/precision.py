@@ -20,6 +20,13 @@ def fastest_on_cpu() -> str:
     return "bfloat16" if is_faster else "float32"
 
 
+def fastest(device: torch.device) -> str:
+    """Return what a device multiplies fastest with the range of float32: `bfloat16` or `float32`."""
+    if device.type == "cpu":
+        return fastest_on_cpu()
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
 def _seconds(dtype: torch.dtype) -> float:
     """Return the least time of a linear layer in a precision."""
     num_tokens, width, ffn_width = _SIZE

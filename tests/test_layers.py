@@ -18,6 +18,7 @@ FLOORS = {
     "rng": 0,
     "files": 1,
     "levels": 1,
+    "precision": 1,
     "training_error": 1,
     "config": 1,
     "nn": 2,
@@ -36,7 +37,20 @@ FLOORS = {
     "demo": 10,
 }
 ROOMS_WITHOUT_FAIRSEQ = (
-    *("errors", "rng", "files", "levels", "config", "nn", "data", "corpus", "checkpoints", "evaluation", "inference"),
+    *(
+        "errors",
+        "rng",
+        "files",
+        "levels",
+        "precision",
+        "config",
+        "nn",
+        "data",
+        "corpus",
+        "checkpoints",
+        "evaluation",
+        "inference",
+    ),
 )
 WITHOUT_FAIRSEQ = (
     "cli.manifest",

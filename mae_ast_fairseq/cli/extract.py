@@ -33,6 +33,7 @@ from mae_ast_fairseq.inference.extract import (
     begin_record,
     extract,
     mirrored_path,
+    recorded_precision,
     write_record,
 )
 from mae_ast_fairseq.inference.features import Job
@@ -100,19 +101,20 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--shard {args.shard} --num-shards {args.num_shards}: expected a shard from 0 to one below")
     args.format = args.format or ("npy" if args.paths else "hubert")
     args.layers = parse_layers(args.layer)
-    placement = check_device_arguments(args)
+    stem = f"{args.manifest.stem if args.manifest else 'files'}_{args.shard}_{args.num_shards}"
+    record = args.out / f"{stem}.json"
+    placement = check_device_arguments(args, None if args.overwrite else recorded_precision(record))
     clips = read_clips(args)
     model = load_pretrained(args.checkpoint, ignore_unknown=args.ignore_unknown).encoder.to(*placement)
     layer_numbers("--layer", args.layers, model.num_layers)
     if args.readout is not None:
         check_readout("--readout", args.readout, model.grid.rows)
     job = _job(args, model, clips, shard_rows(len(clips), args.shard, args.num_shards))
-    stem = f"{args.manifest.stem if args.manifest else 'files'}_{args.shard}_{args.num_shards}"
     store = _store(args, model, clips, job, stem)
 
     prepare_folder("--out", args.out)
     with locked(args.out / f".{stem}.lock"):
-        record, settings = args.out / f"{stem}.json", _settings(args, clips)
+        settings = _settings(args, clips)
         if args.overwrite:
             for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
                 path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,10 @@ from mae_ast_fairseq.inference.encoder import PRECISIONS
 from mae_ast_fairseq.inference.loading import FileList
 from mae_ast_fairseq.nn.fbank import num_frames
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
+from mae_ast_fairseq.precision import fastest
+
+AUTO = "auto"
+"""The choice of `--precision` that leaves it to the device."""
 
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, text: str) -> None:
@@ -55,13 +60,23 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `--device` and `--precision`."""
     parser.add_argument("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
     parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="of the model (default: %(default)s)"
+        "--precision",
+        choices=[*PRECISIONS, AUTO],
+        default="float32",
+        help="of the model; auto: bfloat16 where the device multiplies it faster (default: %(default)s)",
     )
 
 
-def check_device_arguments(args: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
-    """Return where a model runs and in which precision; raises ConfigError for a device that is not there."""
-    return check_device(args.device), PRECISIONS[args.precision]
+def check_device_arguments(args: argparse.Namespace, before: str | None = None) -> tuple[torch.device, torch.dtype]:
+    """Return where a model runs and in which precision, which `args` then names instead of `auto`.
+
+    `before` is what was chosen when the work was begun that goes on. Raises ConfigError for a device that is not there.
+    """
+    device = check_device(args.device)
+    if args.precision == AUTO:
+        args.precision = before if before in PRECISIONS else fastest(device)
+        print(f"in {args.precision}; --precision sets another", file=sys.stderr)
+    return device, PRECISIONS[args.precision]
 
 
 def check_device(name: str) -> torch.device:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from glob import escape
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Optional
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -183,6 +183,14 @@ def begin_record(path: Path, settings: Mapping[str, Any], features: Sequence[Pat
         if found.get(name) != value:
             raise ConfigError(f"{path}: the features there were begun with {name} {before}; now it is {now}; {_REMEDY}")
     return bad
+
+
+def recorded_precision(path: Path) -> Optional[str]:
+    """Return the precision of the extraction whose record this is; None where nothing says so."""
+    try:
+        return str(read_json(path)["settings"]["precision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def mirrored_path(relative_path: str) -> str:

@@ -1,6 +1,7 @@
 """`mae-ast extract` stopped and started again: it keeps what is whole, leaves no half file, notices other settings."""
 
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from mae_ast_fairseq.cli import extract as command
-from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.cli import main, model
 from mae_ast_fairseq.inference import extract as extraction
 from mae_ast_fairseq.inference import features, loading
 from tests.checkpoints.test_read import save_tiny_checkpoint
@@ -258,3 +259,14 @@ def test_a_long_clip_is_written_while_it_is_encoded(corpus, checkpoint, out: Pat
     assert summary["num_chunks"] > 20
     assert max(held) < 12
     assert np.load(out / f"{file.name}.npy").shape[0] == summary["num_tokens"]
+
+
+def test_auto_is_chosen_once_and_kept(run, checkpoint, corpus, out, monkeypatch, capsys):
+    def extract(fastest, *options, code=0):
+        monkeypatch.setattr(model, "fastest", lambda device: fastest)
+        run(checkpoint, "--manifest", corpus / "valid.tsv", *options, code=code)
+        return json.loads((out / "valid_0_1.json").read_text())["settings"]["precision"]
+
+    assert extract("bfloat16", "--precision", "auto") == "bfloat16"
+    assert extract("float32", "--precision", "auto") == "bfloat16"
+    assert extract("float32", "--precision", "auto", "--overwrite") == "float32"
