@@ -13,7 +13,7 @@ install: .venv/installed
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[av,dev,plot]'
 	touch $@
 
 demo: install

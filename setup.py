@@ -53,6 +53,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        "av": ["av>=18"],
         "plot": ["matplotlib>=3.8"],
         "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "setuptools>=77"],
     },

@@ -24,8 +24,10 @@ from mae_ast_fairseq.corpus.scan import (
 from mae_ast_fairseq.corpus.script import split_side
 from mae_ast_fairseq.data.archive import REPACK
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable, write_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError
+from mae_ast_fairseq.errors import AudioError, ConfigError, printable
 from mae_ast_fairseq.files import check_file, open_regular, prepare_folder
+
+MAX_ENDINGS = 8  # of names, by which the files that are passed over are counted
 
 EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.05"
 
@@ -74,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
         _check_zip(args.zip, args.folder)
     source = find_source(args.folder)
     if not source.names and not source.rejected:
-        raise ConfigError(f"{args.folder}: no audio files below it; expected {', '.join(EXTENSIONS)}; check the path")
+        others = f", but {_describe_passed_over(source.passed_over)}" if source.passed_over else ""
+        expected = f"expected {', '.join(EXTENSIONS)}; check the path"
+        raise ConfigError(f"{args.folder}: no audio files below it{others}; {expected}")
     _check_listed(args.valid, listed, {*source.names.values(), *(name for name, _ in source.rejected)})
     prepare_folder("--out", args.out)
     names = ["train", "valid"] if listed or fraction > 0 else ["train"]
@@ -97,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         root, splits = _pack(args.zip, root, accepted, splits)
     for split, rows in splits.items():
         write_manifest(args.out / f"{split}.tsv", root, rows)
-    summary = _summarize(root, args.out, splits, rejected)
+    summary = _summarize(root, args.out, splits, rejected) | {"passed_over": source.passed_over}
     print_result(args, summary, _as_text(summary))
     return 0
 
@@ -199,6 +203,13 @@ def _summarize(root: Path, out: Path, splits: dict[str, list[ManifestRow]], reje
     }
 
 
+def _describe_passed_over(passed_over: Mapping[str, int]) -> str:
+    endings = list(passed_over.items())
+    shown = [f"{number} {printable(ending) or 'without an ending'}" for ending, number in endings[:MAX_ENDINGS]]
+    num_more = sum(number for _, number in endings[MAX_ENDINGS:])
+    return ", ".join([*shown, f"{num_more} others"] if num_more else shown)
+
+
 def _as_text(summary: dict[str, Any]) -> str:
     rows: list[tuple[str, int, str, str]] = []
     for split, part in summary["splits"].items():
@@ -206,6 +217,9 @@ def _as_text(summary: dict[str, Any]) -> str:
         rows.append((split, part["files"], f"{part['hours']:.2f}", rates))
     reasons = ", ".join(f"{number} {reason}" for reason, number in summary["rejected"].items())
     rows.append(("rejected", sum(summary["rejected"].values()), "", reasons))
+    if summary["passed_over"]:
+        found = _describe_passed_over(summary["passed_over"])
+        rows.append(("passed over", sum(summary["passed_over"].values()), "", found))
     headers = ("", "files", "hours", "files by sample rate")
     table = tabulate(rows, headers, tablefmt="plain", colalign=("left", "right", "right"), disable_numparse=True)
     return f"{table}\nwritten to {summary['out']}"

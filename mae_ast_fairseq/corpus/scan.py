@@ -1,10 +1,11 @@
 """Finding the audio files below a folder or in an archive, and probing what each holds."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import soundfile as sf
@@ -22,12 +23,17 @@ from mae_ast_fairseq.data.audio import (
     open_bytes,
     open_measured,
 )
+from mae_ast_fairseq.data.ffmpeg import MediaFile
 from mae_ast_fairseq.data.lengths import Fault, measure
 from mae_ast_fairseq.data.manifest import ManifestRow, unwritable
 from mae_ast_fairseq.errors import AudioError, ConfigError, printable
 from mae_ast_fairseq.files import atomic_write
 
-EXTENSIONS = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc")
+EXTENSIONS = (
+    *(".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".caf"),
+    *(".mkv", ".mka", ".webm", ".weba", ".mp4", ".m4a", ".m4b", ".mov", ".3gp", ".wma", ".amr", ".gsm", ".aac"),
+    *(".ac3", ".wv", ".ape", ".tta"),
+)
 
 # 55 ms: the shortest file of which 25 ms frames every 10 ms make 2 tokens of 2 frames.
 MIN_SECONDS = 0.055
@@ -58,6 +64,8 @@ class Source(NamedTuple):
     """what a manifest calls a file, and its path in the folder or archive"""
     rejected: list[Rejected]
     """what an archive holds in a form that cannot be read in place"""
+    passed_over: dict[str, int]
+    """how many other files there are, by the ends of their names, as in ".txt"; the most frequent first"""
 
 
 def find_audio(root: str | Path) -> list[str]:
@@ -66,6 +74,10 @@ def find_audio(root: str | Path) -> list[str]:
     Hidden files and folders are skipped. Links to folders are followed, but no folder is entered twice, and
     its own name goes before a link's. Raises ConfigError where no such folder is or it may not be read.
     """
+    return [path for path in _find_files(root) if _is_audio(path)]
+
+
+def _find_files(root: str | Path) -> list[str]:
     top = Path(root)
     if not top.is_dir():
         found = "a file" if top.exists() else "nothing"
@@ -82,7 +94,7 @@ def find_audio(root: str | Path) -> list[str]:
             pending += [link for name in folders if os.path.islink(link := f"{folder}/{name}")]  # noqa: PTH114
             relative = os.path.relpath(folder, top).replace(os.sep, "/")
             prefix = "" if relative == "." else f"{relative}/"
-            paths += [prefix + name for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+            paths += [prefix + name for name in files if not name.startswith(".")]
     return sorted(paths)
 
 
@@ -93,11 +105,22 @@ def find_source(path: str | Path) -> Source:
     """
     path = Path(path).resolve()
     if path.suffix.lower() != ".zip" or not path.is_file():
-        return Source(path, {name: name for name in find_audio(path)}, [])
-    members = archive.members(path, EXTENSIONS)
-    rejected = [Rejected(member.name, member.fault) for member in members if member.fault]
-    names = {member.path_in(path.name): member.name for member in members if not member.fault}
-    return Source(path.parent, names, rejected)
+        files = _find_files(path)
+        return Source(path, {name: name for name in files if _is_audio(name)}, [], _passed_over(files))
+    members = archive.members(path)
+    audio = [member for member in members if _is_audio(member.name)]
+    rejected = [Rejected(member.name, member.fault) for member in audio if member.fault]
+    names = {member.path_in(path.name): member.name for member in audio if not member.fault}
+    return Source(path.parent, names, rejected, _passed_over([member.name for member in members]))
+
+
+def _is_audio(path: str) -> bool:
+    return path.lower().endswith(EXTENSIONS)
+
+
+def _passed_over(paths: Iterable[str]) -> dict[str, int]:
+    """Count the files that are no audio by the ends of their names; that of a name without any is empty."""
+    return dict(Counter(PurePath(path).suffix.lower() for path in paths if not _is_audio(path)).most_common())
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -135,15 +158,17 @@ def examine(path: str | Path) -> AudioInfo | Fault:
         return Fault("unreadable", decoding_fault(path, error))
 
 
-def _examine_samples(opened: AudioFile, is_counted: bool) -> AudioInfo | Fault:
+def _examine_samples(opened: AudioFile | MediaFile, is_counted: bool) -> AudioInfo | Fault:
     with opened as file:
-        info = AudioInfo(file.frames, file.samplerate)
+        info = AudioInfo(file.count() if isinstance(file, MediaFile) else file.frames, file.samplerate)
         if not MIN_RATE <= info.sample_rate <= MAX_RATE:
             return Fault("rate", f"its header states {info.sample_rate} Hz; expected {MIN_RATE:,} to {MAX_RATE:,}")
         if info.num_samples > MAX_SAMPLES:
             return Fault("no length", "the header does not state one; convert it from file to file")
         if info.num_samples == 0:
             return Fault("empty")
+        if isinstance(file, MediaFile):
+            return info
         is_by_bytes = file.is_sequential and file.seekable()  # its header was compared with its bytes
         if not (is_counted or is_by_bytes) and not _has_last_sample(file):
             return Fault("truncated", f"fewer than the {info.num_samples} samples its header says")

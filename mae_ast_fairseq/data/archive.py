@@ -100,8 +100,8 @@ def open_part(location: Location) -> BinaryIO:
     return io.BufferedReader(part, _BUFFER_BYTES)
 
 
-def members(archive: str | Path, extensions: Sequence[str]) -> list[Member]:
-    """List an archive's files with the given extensions, sorted by name.
+def members(archive: str | Path, extensions: Sequence[str] = ("",)) -> list[Member]:
+    """List an archive's files, or those with the given extensions, sorted by name.
 
     Hidden ones are left out, and of two files of one name the earlier, which the later replaces.
     Raises ConfigError for what is no zip archive.
@@ -113,7 +113,8 @@ def members(archive: str | Path, extensions: Sequence[str]) -> list[Member]:
             return [
                 _locate(stream, name, info)
                 for name, info in sorted(infos.items())
-                if name.lower().endswith(suffixes) and not any(part.startswith(".") for part in name.split("/"))
+                if not info.is_dir() and name.lower().endswith(suffixes)
+                if not any(part.startswith(".") for part in name.split("/"))
             ]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ConfigError(f"{archive}: cannot be read as a zip archive ({error}); expected one; {REPACK}") from None

@@ -12,7 +12,8 @@ import soundfile as sf
 import soxr
 
 from mae_ast_fairseq.data import archive
-from mae_ast_fairseq.data.lengths import Extent, Fault, measure
+from mae_ast_fairseq.data.ffmpeg import MediaFile
+from mae_ast_fairseq.data.lengths import NOT_INSTALLED, Extent, Fault, measure
 from mae_ast_fairseq.errors import AudioError
 from mae_ast_fairseq.files import open_regular
 from mae_ast_fairseq.levels import LARGEST_PEAK, warn_of_cancelling, warn_of_scale
@@ -80,7 +81,7 @@ def load_audio(
     except DECODING_ERRORS as error:
         remedy = _REMEDY if archive.parse(path) is None else f"correct the path or {archive.REPACK}, then the manifest"
         found = decoding_fault(path, error)
-        raise AudioError(f"{path}: {found}; expected audio that libsndfile reads; {remedy}") from None
+        raise AudioError(f"{path}: {found}; expected {_READABLE}; {remedy}") from None
     _check_peak(path, waveform)
     return waveform
 
@@ -156,7 +157,7 @@ class AudioFile(sf.SoundFile):
 
 
 @contextmanager
-def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[AudioFile]:
+def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[AudioFile | MediaFile]:
     """Open an audio file, or `archive.zip:offset:length`; raises AudioError or one of DECODING_ERRORS.
 
     What is wrong with its length is in its `fault`. Where `expect_samples` is given, no more of it is read for this
@@ -164,7 +165,7 @@ def open_audio(path: str | Path, expect_samples: int | None = None) -> Iterator[
     """
     with open_bytes(path) as stream:
         extent = measure(stream, expect_samples)
-        if extent.fault is not None and extent.fault.kind == "unreadable":
+        if extent.fault is not None and extent.fault.kind in ("unreadable", NOT_INSTALLED):
             _refuse_fault(path, extent.fault)
         try:
             file = open_measured(path, stream, extent)
@@ -182,8 +183,10 @@ def open_bytes(path: str | Path) -> BinaryIO:
     return open_regular(path) if location is None else archive.open_part(location)
 
 
-def open_measured(path: str | Path, stream: BinaryIO, extent: Extent) -> AudioFile:
+def open_measured(path: str | Path, stream: BinaryIO, extent: Extent) -> AudioFile | MediaFile:
     """Open audio whose bytes have been measured; raises one of DECODING_ERRORS."""
+    if extent.media is not None:
+        return MediaFile(stream, extent.media, extent.num_samples)
     stream.seek(0)
     return AudioFile(extent.source or (path if archive.parse(path) is None else stream), extent)
 
@@ -205,9 +208,14 @@ def decoding_fault(path: str | Path, error: BaseException) -> str:
     if file.is_dir():
         return "this is a folder"
     reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
+    if any(text in reason for text in _SAID_OF_DAMAGE):
+        reason = "it is damaged"
     return f"cannot be decoded ({reason.removeprefix('Error : ').rstrip('.')})"
 
 
+# What libsndfile says of a file that is there, where it cannot follow it any further; above all MP3.
+_SAID_OF_DAMAGE = ("File does not exist", "Unspecified internal error")
+_READABLE = "audio that libsndfile or FFmpeg reads"
 _REMEDY = "correct the path, fetch or convert the file again, or rewrite the manifest with `mae-ast manifest`"
 
 
@@ -216,11 +224,14 @@ def _refuse(path: str | Path, found: str, expected: str, remedy: str = _REMEDY) 
 
 
 def _refuse_fault(path: str | Path, fault: Fault) -> NoReturn:
-    expected = "audio that libsndfile reads" if fault.kind == "unreadable" else "as much audio as its header states"
-    _refuse(path, str(fault), expected)
+    if fault.kind == NOT_INSTALLED:
+        raise AudioError(f"{path}: {fault}; expected {_READABLE}; install it, or convert the file to FLAC")
+    _refuse(path, str(fault), _READABLE if fault.kind == "unreadable" else "as much audio as its header states")
 
 
-def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None, expect_rate: int | None) -> None:
+def _check_header(
+    path: str | Path, file: AudioFile | MediaFile, expect_samples: int | None, expect_rate: int | None
+) -> None:
     if expect_rate is not None and file.samplerate != expect_rate:
         column = "the manifest's third column states a rate other than 16 kHz; rewrite it with `mae-ast manifest`"
         _refuse(path, f"its sample rate is {file.samplerate} Hz", f"{expect_rate} Hz", column)
@@ -236,7 +247,7 @@ def _check_header(path: str | Path, file: AudioFile, expect_samples: int | None,
         _refuse(path, "its header does not state how long it is", "a length", "convert it from file to file")
 
 
-def _decode_mono(path: str | Path, file: AudioFile, start: int, stop: int) -> np.ndarray:
+def _decode_mono(path: str | Path, file: AudioFile | MediaFile, start: int, stop: int) -> np.ndarray:
     """Decode samples start .. stop, counted at the file's own rate, and mix the channels to float32 [S]."""
     begin = start - _PREROLL_SAMPLES.get(file.subtype, 0)
     if file.subtype == "VORBIS":
@@ -259,7 +270,7 @@ def _decode_mono(path: str | Path, file: AudioFile, start: int, stop: int) -> np
     return mono
 
 
-def _decode_resampled(path: str | Path, file: AudioFile, start: int, stop: int) -> np.ndarray:
+def _decode_resampled(path: str | Path, file: AudioFile | MediaFile, start: int, stop: int) -> np.ndarray:
     """Decode samples start .. stop, counted at 16 kHz, of a file at another rate: float32 [stop - start].
 
     The decoded part begins at a sample that falls on the 16 kHz grid, so that every crop has the phase of the

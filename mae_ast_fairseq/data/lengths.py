@@ -6,11 +6,13 @@ from typing import BinaryIO, NamedTuple
 
 import soundfile as sf
 
-from mae_ast_fairseq.data import containers, mpeg, streams
+from mae_ast_fairseq.data import containers, ffmpeg, mpeg, streams
+from mae_ast_fairseq.data.media import Media, find_damage, recognise
 
 _REWRITE = "write its header anew, as by `sox --ignore-length IN OUT.flac`"
 _REWRITE_FLAC = "encode it anew, as by `ffmpeg -i IN OUT.flac`"
 _REJOIN = "join them by a tool that decodes, as by `sox FIRST SECOND OUT.flac`"
+NOT_INSTALLED = "needs PyAV"  # a kind of fault
 _BLOCK_SAMPLES = 1 << 16
 _READ_AHEAD = 1 << 16  # libsndfile reads MP3 a few bytes at a time
 
@@ -42,6 +44,8 @@ class Extent(NamedTuple):
     """None where libsndfile, reading that, knows them"""
     is_counted: bool = False
     """whether so many samples are known to be there without decoding the last"""
+    media: Media | None = None
+    """what FFmpeg is to read, instead of libsndfile; of it `num_samples` are to be expected"""
 
 
 _AS_IT_IS = Extent()
@@ -55,6 +59,9 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
     """
     end = stream.seek(0, os.SEEK_END)
     begin = min(end, mpeg.skip_id3(stream))
+    media = recognise(stream, begin, end)
+    if media is not None and media.demuxer != "caf":
+        return _measure_media(stream, media, expect_samples)
     stream.seek(begin)
     head = stream.read(4)
     if head == b"fLaC":
@@ -71,7 +78,17 @@ def measure(stream: BinaryIO, expect_samples: int | None = None) -> Extent:
         return Extent(Fault("longer than stated", found))
     if held.is_mpeg:
         return _measure_mpeg(stream, held.begin, held.begin + held.held, expect_samples, is_file=False)
+    if media is not None:
+        return _measure_media(stream, media, expect_samples)
     return _behind_tags(stream, begin, end)
+
+
+def _measure_media(stream: BinaryIO, media: Media, expect_samples: int | None) -> Extent:
+    if (damage := find_damage(stream, media)) is not None:
+        return Extent(Fault(*damage))
+    if not ffmpeg.is_installed():
+        return Extent(Fault(NOT_INSTALLED, f"`{ffmpeg.INSTALL}` brings what reads such files ({media.demuxer})"))
+    return Extent(media=media, num_samples=expect_samples)
 
 
 def _behind_tags(stream: BinaryIO, begin: int, end: int) -> Extent:

@@ -90,6 +90,30 @@ def test_the_table_says_the_same(corpus, tmp_path, capsys):
     assert lines[2] == ["rejected", "2", "1", "unreadable,", "1", "too", "short"]
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_files_that_are_passed_over_are_counted_by_their_endings(corpus, tmp_path, capsys, is_packed):
+    for name in ("a.txt", "b.TXT", "sub/c.docx", "sub/README", ".hidden.txt"):
+        (corpus / name).touch()
+    place = corpus
+    if is_packed:
+        place = corpus.with_name("corpus.zip")
+        with zipfile.ZipFile(place, "w") as file:
+            for path in sorted(corpus.rglob("*")):
+                file.write(path, path.relative_to(corpus))
+    argv = ["manifest", str(place), "--out", str(tmp_path), "--valid", "0"]
+    main(argv)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3][:5] == ["passed", "over", "4", "2", ".txt,"]
+    assert {"1 .docx", "1 without an ending"} == set(" ".join(lines[3][5:]).split(", "))
+    main([*argv, "--json"])
+    assert json.loads(capsys.readouterr().out)["passed_over"] == {".txt": 2, ".docx": 1, "": 1}
+
+
+def test_what_is_there_instead_of_audio_is_named(tmp_path, refusal):
+    (tmp_path / "a.docx").touch()
+    assert "no audio files below it, but 1 .docx; expected" in refusal("manifest", tmp_path, "--out", tmp_path / "out")
+
+
 def test_a_missing_folder_is_named(tmp_path, refusal):
     message = refusal("manifest", tmp_path / "none", "--out", tmp_path)
     assert message.startswith(f"{tmp_path / 'none'}: nothing is there; expected a folder")

@@ -108,6 +108,13 @@ def test_what_only_libsndfile_knows_is_as_long_as_was_written(tmp_path, options)
     assert said(path) == num_samples
 
 
+def test_a_damaged_mp3_is_damaged_though_libsndfile_says_that_it_does_not_exist(tmp_path):
+    (tmp_path / "a.mp3").write_bytes(b"\xff\xfb\x00\x00" + np.random.default_rng(0).bytes(5_000))
+    assert "it is damaged" in examine(tmp_path / "a.mp3").found
+    with pytest.raises(AudioError, match=r"cannot be decoded \(it is damaged\)"):
+        load_audio(tmp_path / "a.mp3")
+
+
 def test_sds_whose_cut_is_not_seen_is_refused(tmp_path):
     assert said(write(tmp_path / "a.wav", {"format": "SDS"})) == "unreadable"
 
