@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mae_ast_fairseq.data.media import Frames, Media, find_frames
+from mae_ast_fairseq.data.mpeg import Spliced
 
 INSTALL = "pip install 'mae_ast_fairseq[av]'"
 
@@ -27,12 +28,13 @@ _FAR_BACK_SECONDS = 16.0  # where a container cannot go to what it is asked for,
 _TAIL_SECONDS = (0.5, 8.0)  # before where a header says that the audio ends, to see where it does
 _NUM_TIMED = 9  # frames whose clocks are averaged, since one may be cut and clocks may count milliseconds
 _MOST_OFF = 0.45  # of the steps in which frames begin, between a clock and the nearest
+_MOST_TICKS_OFF = 1.5
 _MOST_CUT = 3  # frames that decoders leave out, for encoders' delay and what fills the last
 _LONG_BEFORE = -(1 << 40)  # ticks: before any delay
 _ANYWHERE = 1 << 62  # samples: more than any file has
 _BUFFER_BYTES = 1 << 16
 
-# Codecs of frames of one length. Others begin at multiples of some number of samples; see _grid.
+# Codecs of frames of one length. Others begin at multiples of some number of samples; see _find_grid.
 _EQUAL_FRAMES = frozenset({"aac", "mp1", "mp2", "mp3", "ac3", "eac3", "amr_nb", "amr_wb", "alac", "wmav1", "wmav2"})
 _OPUS_GRID = 120  # samples at 48 kHz: the shortest frame
 _WMA_FLAGS = {"wmav1": 2, "wmav2": 4}  # where they are in what the container says to the decoder
@@ -221,15 +223,19 @@ class _Container(_Source):
     """A container's best audio stream, as FFmpeg chooses it, and at which samples its packets begin by their clocks."""
 
     def __init__(self, stream: BinaryIO, media: Media):
-        self._stream, self._media = stream, media
+        # FFmpeg asks damaged files for places before their first byte, of which Python's files complain on stderr.
+        self._stream, self._media = Spliced(b"", stream, media.begin, media.end), media
         self._container: Any = None
         self._open()
         self.codec = self._audio.codec_context.codec.canonical_name
         heads = list(islice(self._frames(None), _NUM_TIMED))
         self._describe(heads)
         self._num_first = heads[0].samples
-        self._ticks = float(self._audio.time_base * self.sample_rate)  # samples in a tick of its clock
-        self._grid = self._find_grid()
+        self._ticks = float((self._audio.time_base or 0) * self.sample_rate)  # samples in a tick of its clock
+        self._grid, self._most_off = self._find_grid(), _MOST_OFF
+        if not self._grid and self.codec.startswith("pcm_") and len({frame.samples for frame in heads}) == 1:
+            # Packets seem to be of one length, which nothing promises: a clock must not be far from what follows.
+            self._grid, self._most_off = self.frame_samples, _MOST_TICKS_OFF * self._ticks / self.frame_samples
         self._origin = self._elapsed(heads)
 
     def _open(self) -> None:
@@ -239,10 +245,14 @@ class _Container(_Source):
         self.close()
         self._stream.seek(0)
         with _in_one_line():
-            self._container = av.open(self._stream, format=self._media.demuxer, buffer_size=_BUFFER_BYTES)
+            self._container = av.open(
+                self._stream, format=self._media.demuxer, buffer_size=_BUFFER_BYTES, metadata_errors="replace"
+            )
         if not self._container.streams.audio:
             raise ValueError("it holds no audio stream")
-        self._audio = self._container.streams.best("audio")
+        self._audio = self._container.streams.best("audio") or self._container.streams.audio[0]
+        if self._audio.codec_context is None:
+            raise ValueError("FFmpeg does not know how its audio is coded")
         for other in self._container.streams:
             if other.index != self._audio.index:
                 other.discard = Discard.all
@@ -283,6 +293,8 @@ class _Container(_Source):
     def _find_grid(self) -> int:
         """Return of how many samples all frames but the first begin at multiples; 0 where it is not known."""
         private = self._audio.codec_context.extradata or b""
+        if not self._ticks:
+            return 0
         if (flags := _WMA_FLAGS.get(self.codec)) is not None and private[flags] & _BIT_RESERVOIR:
             return 0
         if self.codec in _EQUAL_FRAMES:
@@ -314,7 +326,7 @@ class _Container(_Source):
             return None
         first = heads[0].samples if len(heads) > 1 else 0
         steps = (elapsed + first - self._num_first) / self._grid
-        if abs(steps - round(steps)) > _MOST_OFF:
+        if abs(steps - round(steps)) > self._most_off:
             return None
         place = round(steps) * self._grid + self._num_first - first
         return _counted(place, chain(heads, frames)) if place <= start else None
