@@ -15,7 +15,6 @@ from tqdm import tqdm
 from mae_ast_fairseq.corpus.scan import find_audio
 from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.errors import ConfigError, UserError
-from mae_ast_fairseq.files import examples_folder, package_folder
 
 NUM_CLIPS = 600
 NUM_UPDATES = 1000
@@ -102,8 +101,7 @@ def call(name: str, *arguments: object, capture: bool = False) -> str:
 def train(data: Path, run: Path, log: Path, num_updates: int) -> None:
     """Pretrain the tiny recipe with a progress bar; all that fairseq says goes to `log`."""
     line = command(
-        "fairseq-hydra-train", "--config-dir", examples_folder(), "--config-name", "mae_ast_tiny",
-        f"common.user_dir={package_folder()}", f"task.data={data}", f"hydra.run.dir={run}",
+        "mae-ast", "train", "mae_ast_tiny", f"task.data={data}", f"hydra.run.dir={run}",
         f"optimization.max_update={num_updates}", "common.log_format=json", "common.log_interval=10",
     )  # fmt: skip
     with (

@@ -1,5 +1,6 @@
 """Two processes on one machine, by gloo, as fairseq starts them."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -7,22 +8,23 @@ from pathlib import Path
 
 from tests.training import EXAMPLES
 
-# fairseq gathers small objects in a buffer that it wants on a GPU; without one, tests put it on the CPU.
 CODE = """
-import torch
-from fairseq.distributed import utils
 from fairseq_cli.hydra_train import cli_main
-utils.all_gather_list._buffer = utils.all_gather_list._cpu_buffer = torch.ByteTensor(1 << 16)
 {before}
 cli_main()
 """
 
 
-def start_two(recipe: str, data: Path, folder: Path, *overrides: str, before: str = "") -> list[subprocess.Popen[str]]:
-    """Start the training of a recipe in two processes, each of which runs the code `before` first."""
+def free_port() -> int:
+    """Return a port that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def start_two(recipe: str, data: Path, folder: Path, *overrides: str, before: str = "") -> list[subprocess.Popen[str]]:
+    """Start the training of a recipe in two processes, each of which runs the code `before` first."""
+    port = free_port()
     return [
         subprocess.Popen(
             [
@@ -38,6 +40,21 @@ def start_two(recipe: str, data: Path, folder: Path, *overrides: str, before: st
         )
         for rank in range(2)
     ]  # fmt: skip
+
+
+def start_train(environment: dict[str, str], *arguments: object, cwd: Path) -> subprocess.Popen[str]:
+    """Start `mae-ast train` with what a launcher says of a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mae_ast_fairseq.cli", "train", *map(str, arguments)],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent), **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def torchrun_says(rank: int, port: int, world_size: int = 2) -> dict[str, str]:
+    """Return the variables that torchrun sets, on one machine."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(number) for name, number in numbers.items()}}
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:

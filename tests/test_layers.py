@@ -21,6 +21,7 @@ FLOORS = {
     "precision": 1,
     "training_error": 1,
     "config": 1,
+    "recipes": 2,
     "nn": 2,
     "optim": 2,
     "data": 3,
@@ -37,20 +38,8 @@ FLOORS = {
     "demo": 10,
 }
 ROOMS_WITHOUT_FAIRSEQ = (
-    *(
-        "errors",
-        "rng",
-        "files",
-        "levels",
-        "precision",
-        "config",
-        "nn",
-        "data",
-        "corpus",
-        "checkpoints",
-        "evaluation",
-        "inference",
-    ),
+    *("errors", "rng", "files", "levels", "precision", "config", "recipes", "nn", "data", "corpus", "checkpoints"),
+    *("evaluation", "inference"),
 )
 WITHOUT_FAIRSEQ = (
     "cli.manifest",

@@ -14,13 +14,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.files import examples_folder
+from mae_ast_fairseq.recipes import recipe_names as names_in_examples
 
 _OF_A_RUNNING_HYDRA = re.compile(r"\$\{(hydra|now|oc\.env):[^}]*\}")
 
 
 def recipe_names() -> list[str]:
     """Return the names of the pretraining recipes in examples/."""
-    return sorted(path.stem for path in examples_folder().glob("*.yaml") if not path.stem.startswith("finetune_"))
+    return [name for name in names_in_examples() if not name.startswith("finetune_")]
 
 
 def read_recipes(names: Sequence[str], settings: Sequence[str] = ()) -> dict[str, DictConfig]:

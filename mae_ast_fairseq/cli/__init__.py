@@ -28,6 +28,7 @@ COMMANDS = {
     "probe": "Probe frozen features: linear and nearest-neighbour classifiers on labelled clips, beside baselines.",
     "reconstruct": "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores.",
     "stats": "Write stats.json: mean and std of a manifest's log-Mel values, which training normalises by.",
+    "train": "Train a recipe: fairseq-hydra-train from any folder, also under torchrun and Slurm.",
 }
 """Each command, a module of this folder, and what it does in a line."""
 
@@ -38,6 +39,8 @@ EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 2, with one line on stderr, for a user's mistake."""
+    # Read when torch is loaded: threads that spin while they wait halve the speed beside another busy program.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     argv = sys.argv[1:] if argv is None else argv
     args = _build_parser(argv).parse_args(argv)
     try:

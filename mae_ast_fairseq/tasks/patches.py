@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mae_ast_fairseq.errors import get_logger
 from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.preemption import stop_if_asked
 from mae_ast_fairseq.training_error import TrainingError
 
@@ -189,7 +190,8 @@ def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
     def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
         num_updates, max_update = trainer.get_num_updates(), cfg.optimization.max_update or math.inf
         if num_updates < max_update:
-            return original(cfg, trainer, task, epoch_itr)
+            with partners_needed():
+                return original(cfg, trainer, task, epoch_itr)
         logger.info(
             "this run is finished: %d of optimization.max_update=%d updates are done; raise it to go on",
             *(num_updates, max_update),

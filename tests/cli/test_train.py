@@ -1,0 +1,229 @@
+"""`mae-ast train`: recipes from any folder, hydra's syntax, and a person's mistakes in one line."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+
+from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.cli.train import as_list
+from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.files import package_folder
+from mae_ast_fairseq.recipes import find_recipe
+from mae_ast_fairseq.tasks.distributed import SLURM, TORCHRUN
+from tests.processes import start_train
+from tests.training import EXAMPLES, SMALL
+
+QUICK = (
+    *SMALL, "common.bf16=false", "dataset.num_workers=0", "dataset.max_tokens=100000", "task.max_bad_fraction=0.2",
+    "lr_scheduler.warmup_updates=2", "optimization.max_update=2", "common.log_format=none",
+)  # fmt: skip
+WIDE = "defaults: [mae_ast_tiny, _self_]\nmodel: {encoder_ffn_embed_dim: 1536}\n"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    """A folder that is not the clone, and a process that no launcher has started."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mae-ast"])
+    for name in (*TORCHRUN, *SLURM):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    GlobalHydra.instance().clear()
+    ConfigStore.instance().repo.pop("recipes", None)
+
+
+def shown(capsys, *arguments: str) -> dict:
+    """Return the config that `--cfg job` shows."""
+    assert main(["train", *arguments, "--cfg", "job"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def refused(capsys, *arguments: str) -> str:
+    """Return the one line that is said of a mistake."""
+    try:
+        code = main(["train", *arguments])
+    except SystemExit as exited:
+        code = exited.code
+    lines = [line for line in capsys.readouterr().err.splitlines() if "arn" not in line and not line.startswith("  ")]
+    assert code == 2
+    assert len([line for line in lines if line.startswith("mae-ast train: ")]) == 1, lines
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize("name", ["mae_ast_tiny", "tiny"])
+def test_a_recipe_of_ours_is_found_from_any_folder_with_its_plugin(name, capsys):
+    config = shown(capsys, name, "task.data=/data")
+    assert (config["model"]["encoder_layers"], config["task"]["data"]) == (4, "/data")
+    assert config["common"]["user_dir"] == str(package_folder())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"my/wide.yaml": WIDE},
+        {"my/wide.yaml": WIDE.replace("[mae_ast_tiny", "[recipes/mae_ast_tiny")},
+        {"my/wide.yaml": f"# @package _global_\n{WIDE}"},
+        {"my/wide.yaml": "defaults: [_self_, recipes/wide]", "my/recipes/wide.yaml": f"# @package _global_\n{WIDE}"},
+        {
+            "my/wide.yaml": "hydra: {searchpath: [further]}\ndefaults: [_self_, recipes/deep]",
+            "further/recipes/deep.yaml": f"# @package _global_\n{WIDE}",
+        },
+    ],
+)
+@pytest.mark.parametrize("arguments", [["my/wide.yaml"], ["my/wide"], ["wide", "--config-dir", "my"]])
+def test_a_recipe_of_ones_own_is_a_path_or_a_name_in_a_folder(files, arguments, tmp_path, capsys):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    model = shown(capsys, *arguments)["model"]
+    assert (model["encoder_ffn_embed_dim"], model["encoder_layers"]) == (1536, 4)
+
+
+def test_a_copy_of_our_recipe_is_not_taken_for_ours(tmp_path, capsys):
+    text = (EXAMPLES / "recipes" / "mae_ast_tiny.yaml").read_text()
+    (tmp_path / "mae_ast_tiny.yaml").write_text(text.replace("encoder_layers: 4", "encoder_layers: 7"))
+    assert shown(capsys, "./mae_ast_tiny.yaml")["model"]["encoder_layers"] == 7
+
+
+def test_a_folder_of_any_name_may_hold_a_recipe(tmp_path, capsys):
+    folder = tmp_path / "a b, it's {x}=[1]"
+    folder.mkdir()
+    (folder / "wide.yaml").write_text("defaults: [_self_, recipes/mae_ast_tiny]")
+    assert shown(capsys, f"{folder}/wide.yaml")["model"]["encoder_layers"] == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("mae_ast_tini", "mae_ast_tiny"), ("fintune_esc50", "finetune_esc50"), ("pach", "mae_ast_patch"), ("", "")],
+)
+def test_of_a_misspelt_recipe_all_are_listed_the_near_ones_first(name, first, capsys):
+    line = refused(capsys, *[name][: bool(name)])
+    listed = re.search("expected one of (.*), or the path", line)[1].split(", ")
+    assert listed[0] == first or not first
+    assert sorted(listed) == sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
+
+
+def test_of_a_path_that_is_misspelt_those_beside_it_are_listed_too(tmp_path):
+    (tmp_path / "wide.yaml").write_text(WIDE)
+    with pytest.raises(ConfigError, match=r"\./wyde\.yaml: there is no such recipe; expected one of \./wide, "):
+        find_recipe("./wyde.yaml")
+
+
+@pytest.mark.parametrize("content", [b"- a\n", b"a: [\n", b"\xff\xfe", b"a: ${b:}\nhydra: 3\n"])
+def test_a_file_that_is_no_recipe_is_one_line(content, tmp_path, capsys):
+    (tmp_path / "own.yaml").write_bytes(content)
+    assert "own" in refused(capsys, "own.yaml")
+
+
+# --- hydra's syntax
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("optimization.lr=1e-3", "optimization.lr=[1e-3]"),
+        ("optimization.lr=1e-3,0.5", "optimization.lr=[1e-3],[0.5]"),
+        ("++optimization.update_freq=4", "++optimization.update_freq=[4]"),
+        ("optimization.lr=[1e-3]", "optimization.lr=[1e-3]"),
+        ("optimization.lr=choice([1],[2])", "optimization.lr=choice([1],[2])"),
+        ("optimization.max_update=4", "optimization.max_update=4"),
+        ("task.data=optimization.lr=4", "task.data=optimization.lr=4"),
+    ],
+)
+def test_a_number_does_where_a_list_is_wanted(given, expected):
+    assert as_list(given) == expected
+
+
+def test_options_may_stand_between_fields(capsys):
+    config = shown(capsys, "tiny", "optimization.lr=1e-3", "-p", "optimization", "optimization.update_freq=4")
+    assert (config["lr"], config["update_freq"]) == ([0.001], [4])
+
+
+def test_help_before_the_recipe_is_ours_and_behind_it_hydras(capsys):
+    for arguments, text in (
+        (["train", "--help"], "example:\n  mae-ast train mae_ast_tiny"),
+        (["train", "tiny", "--help"], "powered by Hydra"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main(arguments)
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["tiny"], "task.data: nothing was given"),
+        (["tiny", "task.data=gone"], "task.data: there is no folder"),
+        (["tiny", "model.encoder_layrs=3"], "model.encoder_layrs"),
+        (["tiny", "task.data=a,b"], "task.data=a,b"),
+        (["tiny", "task.data="], "task.data: nothing was given"),
+        (["tiny", "model.encoder_layers=many"], "encoder_layers"),
+        (["tiny", "--wrong"], "--wrong: there is no such option"),
+        (["task.data=/data"], "a recipe comes first"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(arguments, text, capsys):
+    assert text in refused(capsys, *arguments)
+
+
+def test_an_error_of_the_code_keeps_its_traceback(monkeypatch, corpus):
+    from mae_ast_fairseq.tasks.pretraining import MaeAstPretrainingTask
+
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MaeAstPretrainingTask, "load_dataset", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "tiny", f"task.data={corpus}", *QUICK])
+
+
+# --- runs
+
+
+def test_a_command_sets_the_wait_policy_before_torch_is_loaded_unless_it_is_given():
+    code = "import os, sys\nfrom mae_ast_fairseq.cli import main\ntry:\n    main(['--version'])\nexcept SystemExit:\n"
+    code += "    print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    for given, expected in ({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False"):
+        environment = {"PYTHONPATH": str(EXAMPLES.parent), **given}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == expected
+
+
+def finished(process: subprocess.Popen) -> str:
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output[-2000:]
+    return output
+
+
+@pytest.mark.slow
+def test_a_run_and_a_sweep(corpus, tmp_path):
+    run = "tiny", f"task.data={corpus}", *QUICK
+    finished(start_train({}, *run, "hydra.run.dir=run", cwd=tmp_path))
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint_last.pt").is_file()
+    finished(start_train({}, *run, "-m", "optimization.lr=1e-3,5e-4", "hydra.sweep.dir=sweep", cwd=tmp_path))
+    for number, lr in ((0, 0.001), (1, 0.0005)):
+        state = torch.load(tmp_path / "sweep" / str(number) / "checkpoints" / "checkpoint_last.pt", weights_only=True)
+        assert state["cfg"]["optimization"]["lr"] == [lr]
+
+
+@pytest.mark.slow
+def test_a_sweep_by_submitit_s_local_executor(corpus, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install hydra-submitit-launcher")
+    output = finished(
+        start_train(
+            {}, "tiny", f"task.data={corpus}", *QUICK, "-m", "hydra/launcher=submitit_local", "common.seed=1,2",
+            "hydra.sweep.dir=sweep", cwd=tmp_path,
+        )
+    )  # fmt: skip
+    assert "Submitit 'local'" in output
+    assert all((tmp_path / f"sweep/{number}/checkpoints/checkpoint_last.pt").is_file() for number in (0, 1))
