@@ -165,6 +165,9 @@ class AudioTaskFields:
     max_skipped_updates: int = option(
         10, "updates whose gradient is NaN or infinite, and which are skipped, before the run stops", NOT_NEGATIVE
     )
+    read_timeout_seconds: int = option(
+        600, "seconds without a batch from the loader processes, before the run stops; 0: no limit", NOT_NEGATIVE
+    )
     rebuild_batches: bool = option(
         True, "new batches each epoch; needed for a resumed run to see the batches of an uninterrupted one"
     )

@@ -1,10 +1,13 @@
 """What the fairseq datasets share: the clips of a manifest, cropped, in batches of near-equal length."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
 from fairseq.data import FairseqDataset
+from torch.utils.data import get_worker_info
 
 from mae_ast_fairseq.data.audio import load_row, samples_at_16k
 from mae_ast_fairseq.data.collate import crop_start
@@ -25,6 +28,9 @@ MAX_LENGTH_RATIO = 1.25
 
 MAX_REPLACEMENTS = 64
 """Clips tried in the place of a broken one."""
+
+MAX_WORKERS, NONE = 256, -1
+"""Loader processes of which it is known which clip each is reading."""
 
 
 class CroppedClip(NamedTuple):
@@ -89,6 +95,7 @@ class ClipDataset(FairseqDataset):
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self.is_bad = torch.zeros(len(manifest), dtype=torch.uint8).share_memory_()
         self._replacements_exhausted = torch.zeros(1, dtype=torch.bool).share_memory_()
+        self._being_read = torch.full((MAX_WORKERS,), NONE).share_memory_()
 
     def _rows_to_keep(
         self, num_samples: np.ndarray, min_sample_size: Optional[int], max_keep_size: Optional[int]
@@ -216,8 +223,24 @@ class ClipDataset(FairseqDataset):
             position = crop_position = 0.0
         num_samples = samples_at_16k(int(self.manifest.num_samples[row]), int(self.manifest.sample_rates[row]))
         num_kept = num_samples if self.max_sample_size is None else min(num_samples, self.max_sample_size)
-        waveform = load_row(self.manifest, row, crop_start(num_samples, num_kept, position), num_kept)
+        with self._noted_as_being_read(row):
+            waveform = load_row(self.manifest, row, crop_start(num_samples, num_kept, position), num_kept)
         return CroppedClip(row, waveform, crop_position, num_bad_files)
+
+    @contextmanager
+    def _noted_as_being_read(self, row: int) -> Iterator[None]:
+        worker = get_worker_info()
+        place = worker.id % MAX_WORKERS if worker else 0
+        self._being_read[place] = row
+        try:
+            yield
+        finally:
+            self._being_read[place] = NONE
+
+    @property
+    def rows_being_read(self) -> list[int]:
+        """Rows of the manifest that any worker is reading right now."""
+        return [row for row in self._being_read.tolist() if row != NONE]
 
     def _mark_bad(self, row: int, error: AudioError) -> None:
         if not self.is_bad[row]:

@@ -58,6 +58,7 @@ from mae_ast_fairseq.tasks.resume import (
 )
 from mae_ast_fairseq.tasks.run_folder import prepare_run_folder
 from mae_ast_fairseq.tasks.skipping import SkippedUpdates
+from mae_ast_fairseq.tasks.stalling import limit_reading
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = get_logger(__name__)
@@ -208,6 +209,8 @@ class AudioTask(FairseqTask):
         iterator = super().get_batch_iterator(
             dataset, max_tokens=max_tokens, num_workers=num_workers, data_buffer_size=data_buffer_size, **kwargs
         )
+        if num_workers > 0:
+            limit_reading(iterator, dataset, self.cfg.read_timeout_seconds)
         if dataset.training and not self._from_checkpoint:
             self._go_on(dataset, iterator)
         return iterator
