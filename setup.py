@@ -35,7 +35,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11,<3.13",
-    packages=find_packages(include=["mae_ast_fairseq", "mae_ast_fairseq.*"]),
+    packages=[*find_packages(include=["mae_ast_fairseq", "mae_ast_fairseq.*"]), "hydra_plugins"],
     package_data={"mae_ast_fairseq": ["py.typed", "weights/*"]},
     install_requires=[
         FAIRSEQ,

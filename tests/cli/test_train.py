@@ -1,5 +1,6 @@
 """`mae-ast train`: recipes from any folder, hydra's syntax, and a person's mistakes in one line."""
 
+import os
 import re
 import subprocess
 import sys
@@ -227,3 +228,36 @@ def test_a_sweep_by_submitit_s_local_executor(corpus, tmp_path):
     )  # fmt: skip
     assert "Submitit 'local'" in output
     assert all((tmp_path / f"sweep/{number}/checkpoints/checkpoint_last.pt").is_file() for number in (0, 1))
+
+
+# --- fairseq's own command
+
+
+def fairseq_train(*arguments: str, cwd) -> subprocess.CompletedProcess:
+    code = "import sys; sys.argv[0] = 'fairseq-hydra-train'; from fairseq_cli.hydra_train import cli_main; cli_main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("mae_ast_tini", "--config-name mae_ast_tini: there is no such recipe; expected one of mae_ast_tiny, "),
+        ("mae_ast_tiny", f"common.user_dir: there is no folder .*; set common.user_dir={package_folder()}"),
+    ],
+)
+def test_fairseq_s_command_says_what_is_missing_too(name, text, tmp_path):
+    done = fairseq_train("--config-dir", str(EXAMPLES), "--config-name", name, "task.data=/data", cwd=tmp_path)
+    assert done.returncode == 1
+    assert re.search(text, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_config_of_fairseq_s_own_is_left_alone(tmp_path):
+    done = fairseq_train("--config-name", "config", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "distributed_training" in done.stdout
