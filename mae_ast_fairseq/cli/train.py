@@ -30,6 +30,7 @@ EXAMPLE = (
 
 _NUMBER = r"[-+.\deE]+"
 _NUMBERS_FOR_LISTS = re.compile(rf"(\+{{0,2}}optimization\.(?:lr|update_freq))=({_NUMBER}(?:,{_NUMBER})*)")
+_MISTAKE_IN_TRACEBACK = re.compile(r"^mae_ast_fairseq\S*Error: (.+)$", re.MULTILINE)
 _OF_NO_USE_TO_A_PERSON = r"(?s).*(version_base|automatic_schema_matching)"
 
 
@@ -113,6 +114,8 @@ def _train(cfg: "DictConfig") -> float:
     from fairseq_cli.hydra_train import _hydra_main
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+    from torch.multiprocessing import ProcessExitedException
+    from torch.multiprocessing.spawn import ProcessException
 
     from mae_ast_fairseq.cli import EXIT_USER_ERROR, PROG
     from mae_ast_fairseq.tasks.distributed import settle_processes
@@ -122,6 +125,14 @@ def _train(cfg: "DictConfig") -> float:
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        # Not by hydra, which would say again what the person has just typed.
-        print(printable(f"{PROG} train: {error}"), file=sys.stderr)
-        sys.exit(EXIT_USER_ERROR)
+        mistake = str(error)
+    except ProcessException as error:  # of those that fairseq has started, one a GPU
+        if isinstance(error, ProcessExitedException):
+            sys.exit(error.exit_code)
+        said = _MISTAKE_IN_TRACEBACK.findall(error.msg)
+        if not said:
+            raise
+        mistake = said[-1]
+    # Not by hydra, which would say again what the person has just typed.
+    print(printable(f"{PROG} train: {mistake}"), file=sys.stderr)
+    sys.exit(EXIT_USER_ERROR)

@@ -4,12 +4,14 @@ import os
 import re
 import subprocess
 import sys
+import traceback
 
 import pytest
 import torch
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.cli.train import as_list
@@ -17,6 +19,8 @@ from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.files import package_folder
 from mae_ast_fairseq.recipes import find_recipe
 from mae_ast_fairseq.tasks.distributed import SLURM, TORCHRUN
+from mae_ast_fairseq.tasks.preemption import EXIT_SAVED
+from mae_ast_fairseq.training_error import TrainingError
 from tests.processes import start_train
 from tests.training import EXAMPLES, SMALL
 
@@ -228,6 +232,34 @@ def test_a_sweep_by_submitit_s_local_executor(corpus, tmp_path):
     )  # fmt: skip
     assert "Submitit 'local'" in output
     assert all((tmp_path / f"sweep/{number}/checkpoints/checkpoint_last.pt").is_file() for number in (0, 1))
+
+
+def spawned_run(monkeypatch, corpus, error):
+    """Train where fairseq has started processes of which one ended by an error; return the exit code."""
+
+    def hydra_main(cfg):
+        raise error
+
+    from fairseq_cli import hydra_train
+
+    monkeypatch.setattr(hydra_train, "_hydra_main", hydra_main)
+    with pytest.raises(SystemExit) as exited:
+        main(["train", "tiny", f"task.data={corpus}", "hydra.run.dir=run"])
+    return exited.value.code
+
+
+def test_the_code_of_processes_that_fairseq_starts_is_the_command_s(monkeypatch, corpus):
+    error = ProcessExitedException("process 1 terminated with exit code 75", 1, 4711, 75)
+    assert spawned_run(monkeypatch, corpus, error) == EXIT_SAVED
+
+
+def test_a_mistake_that_a_process_of_fairseq_s_finds_is_one_line_too(monkeypatch, corpus, capsys):
+    try:
+        raise TrainingError("task.data: gone")
+    except TrainingError:
+        text = f"\n\n-- Process 1 terminated with the following error:\n{traceback.format_exc()}"
+    assert spawned_run(monkeypatch, corpus, ProcessRaisedException(text, 1, 4711)) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "mae-ast train: task.data: gone"
 
 
 # --- fairseq's own command
