@@ -222,6 +222,19 @@ def test_a_run_and_a_sweep(corpus, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_a_signal_ends_exits_with_its_code(corpus, tmp_path):
+    run = *QUICK, "common.log_format=simple", "common.log_interval=1", "optimization.max_update=100000"
+    process = start_train({}, "tiny", f"task.data={corpus}", *run, "hydra.run.dir=run", cwd=tmp_path)
+    for line in process.stdout:
+        if "num_updates=2," in line:
+            break
+    process.terminate()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == EXIT_SAVED, output[-2000:]
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint_last.pt").is_file()
+
+
+@pytest.mark.slow
 def test_a_sweep_by_submitit_s_local_executor(corpus, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install hydra-submitit-launcher")
     output = finished(
