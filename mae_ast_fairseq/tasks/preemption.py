@@ -1,5 +1,6 @@
 """Signals that ask a run to end, as a cluster's scheduler sends them: it saves first, and can go on later."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -22,18 +23,23 @@ _asked: list[signal.Signals] = []
 
 
 def listen() -> None:
-    """Take the first of SIGNALS as a request to save and end; a second one ends the process at once."""
+    """Take the first of SIGNALS as a request to save and end; a second one ends the process at once.
+
+    Of the processes that fairseq starts, one a GPU, a second one ends only that which has started them.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
     _asked.clear()
     owner = os.getpid()
+    has_parent = multiprocessing.parent_process() is not None
 
     def ask(number: int, frame: Optional[FrameType]) -> None:
         if os.getpid() != owner:  # a loader's worker, which the running update may still need
             return
         _asked.append(signal.Signals(number))
         for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            # A scheduler asks all processes, and the one that has started the others hands on what it was sent.
+            signal.signal(each, signal.SIG_IGN if has_parent else signal.SIG_DFL)
         os.write(2, f"{signal.Signals(number).name}: saving after this update; a second signal ends at once\n".encode())
 
     for each in SIGNALS:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mae_ast_fairseq.tasks import preemption
 from mae_ast_fairseq.tasks.preemption import EXIT_SAVED
 from tests.training import EXAMPLES, SMALL, train
 
@@ -64,8 +65,6 @@ def test_a_second_signal_ends_at_once(corpus, tmp_path):
 
 
 def test_a_run_that_was_asked_to_end_goes_on_as_if_it_was_not(corpus, tmp_path, monkeypatch):
-    from mae_ast_fairseq.tasks import preemption
-
     def run(folder, max_update=12):
         return train(
             "mae_ast_tiny", f"task.data={corpus}", *SMALL, "common.bf16=false", "checkpoint.no_save=false",
@@ -88,3 +87,21 @@ def test_a_run_that_was_asked_to_end_goes_on_as_if_it_was_not(corpus, tmp_path, 
     assert ended.value.code == EXIT_SAVED
     preemption._asked.clear()
     assert run("two") == uninterrupted[5:]
+
+
+def _signalled_twice(answers):
+    preemption.listen()
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+    answers.put([number.name for number in preemption._asked])
+
+
+@pytest.mark.slow
+def test_a_process_that_fairseq_starts_takes_what_its_parent_hands_on_as_the_same_request():
+    processes = torch.multiprocessing.get_context("spawn")
+    answers = processes.Queue()
+    child = processes.Process(target=_signalled_twice, args=(answers,))
+    child.start()
+    assert answers.get(timeout=120) == ["SIGTERM"]
+    child.join(timeout=60)
+    assert child.exitcode == 0
