@@ -77,7 +77,7 @@ def test_the_model_sees_float32_frames_under_bf16(corpus, monkeypatch):
         return forward(self, source, *args, **kwargs)
 
     monkeypatch.setattr(MaeAstModel, "forward", spy)
-    train("mae_ast_tiny", f"task.data={corpus}", *SMALL)
+    train("mae_ast_tiny", f"task.data={corpus}", *SMALL, "common.bf16=true")
     assert set(seen) == {(torch.float32, torch.bfloat16, torch.float32)}
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -63,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=_length, nargs="+", default=[10.0], help="clip lengths (default: 10)")
     add("--batch-size", type=_positive, nargs="+", default=[8], help="clips in a batch (default: 8)")
     add("--ratio", dest="mask_ratio", type=_ratio, nargs="+", default=[None], help="masked (default: the recipe's)")
-    add("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="of the step (default: float32)")
+    help_of_precision = "of the step (default: float32, or bfloat16 where the device multiplies it faster)"
+    add("--precision", nargs="+", choices=PRECISIONS, help=help_of_precision)
     add("--dropout", type=_dropout, nargs="+", default=[None], help="of layers and input (default: the recipe's)")
     add("--attention-dropout", type=_dropout, nargs="+", default=[None], help="(default: the recipe's)")
     add("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change the recipes that have it")
@@ -118,6 +120,7 @@ def _plan(args: argparse.Namespace) -> Any:
     from mae_ast_fairseq.benchmark.recipes import read_recipes
     from mae_ast_fairseq.benchmark.run import Benchmark
     from mae_ast_fairseq.cli.model import check_device
+    from mae_ast_fairseq.precision import fastest
 
     parts = (args.only or set(PARTS)) - args.skip
     if not parts and not args.profile:
@@ -126,6 +129,10 @@ def _plan(args: argparse.Namespace) -> Any:
     baseline = args.baseline or names[0]
     require_choice("--baseline", baseline, names)
     recipes = read_recipes(names, args.set)
+    device = check_device(args.device)
+    if args.precision is None:
+        args.precision = [fastest(device)]
+        print(f"in {args.precision[0]}, which this device multiplies faster; --precision sets another", file=sys.stderr)
     choices = {name: getattr(args, name) for name in Case._fields[1:]}
     cases = (sweep if args.sweep else product)(names, choices)
     for case in cases:
@@ -136,7 +143,7 @@ def _plan(args: argparse.Namespace) -> Any:
         cases=cases,
         baseline=baseline,
         parts=parts,
-        device=check_device(args.device),
+        device=device,
         num_rounds=args.rounds,
         num_warm_up=args.warm_up,
         num_updates=args.updates,

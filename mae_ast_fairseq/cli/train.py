@@ -119,7 +119,10 @@ def _train(cfg: "DictConfig") -> float:
 
     from mae_ast_fairseq.cli import EXIT_USER_ERROR, PROG
     from mae_ast_fairseq.tasks.distributed import settle_processes
+    from mae_ast_fairseq.tasks.precision import settle_precision
 
+    given = HydraConfig.get().overrides.task
+    settle_precision(cfg, frozenset(override.lstrip("+").partition("=")[0] for override in given))
     try:
         return _hydra_main(cfg, **settle_processes(cfg))
     except UserError as error:

@@ -24,8 +24,8 @@ _GONE = (
 """What gloo, NCCL and torch's store say where the other end of a connection is no more."""
 
 FIRST_PORT, NUM_PORTS = 10_000, 50_000
-FOLDERS = ("checkpoint.save_dir", "common.tensorboard_logdir")
-"""Fields that all take from the first process, which alone writes: hydra names folders by the second."""
+OF_THE_FIRST = ("checkpoint.save_dir", "common.tensorboard_logdir", "common.bf16")
+"""Fields that all take from the first process: hydra names folders by the second, and machines differ in speed."""
 
 OF_A_PROCESS = (
     *("distributed_training.distributed_rank", "distributed_training.device_id"),
@@ -138,12 +138,12 @@ def agree(cfg: DictConfig) -> DictConfig:
     first = everybodys[0]
     for rank, settings in enumerate(everybodys):
         for name in dict.fromkeys([*first, *settings]):
-            if name not in (*FOLDERS, *OF_A_PROCESS) and first.get(name) != settings.get(name):
+            if name not in (*OF_THE_FIRST, *OF_A_PROCESS) and first.get(name) != settings.get(name):
                 raise ConfigError(
                     f"{name}: process {rank} was given {settings.get(name)!r}; expected {first.get(name)!r}, as "
                     "process 0; start all of a run by the same command"
                 )
-    for name in FOLDERS:
+    for name in OF_THE_FIRST:
         OmegaConf.update(cfg, name, first[name])
     if not is_first_process():
         cfg.common.log_file = None
