@@ -12,7 +12,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import fairseq
 import torch
@@ -89,13 +89,34 @@ def save_whole(state: Any, filename: str, async_write: bool = False) -> None:
 
     Where a disk was full, fairseq tries again where it had stopped in the file, and reports success.
     """
-    path = Path(filename)
+
+    def write(stream: BinaryIO) -> None:
+        torch.save(state, stream)
+        stream.flush()
+        zipfile.ZipFile(stream.name).close()
+
+    _write_whole(Path(filename), write)
+
+
+class _WholeCopies(PathManager):
+    """Copies checkpoint_best.pt and checkpoint_last.pt whole or not at all; fairseq writes over the former ones."""
+
+    @staticmethod
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
+        def write(stream: BinaryIO) -> None:
+            with Path(src_path).open("rb") as source:
+                shutil.copyfileobj(source, stream, _COPIED_BYTES)
+
+        _write_whole(Path(dst_path), write)
+        return True
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file that takes its place when it is on the disk, with NUM_TRIES; raises TrainingError."""
     for num_left in reversed(range(NUM_TRIES)):
         try:
             with atomic_write(path, durable=True) as stream:
-                torch.save(state, stream)
-                stream.flush()
-                zipfile.ZipFile(stream.name).close()
+                write(stream)
             return
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
@@ -106,16 +127,6 @@ def save_whole(state: Any, filename: str, async_write: bool = False) -> None:
                 ) from None
             logger.warning("%s: cannot be written (%s); trying again", path, reason)
             time.sleep(PAUSE_SECONDS)
-
-
-class _WholeCopies(PathManager):
-    """Copies checkpoint_best.pt and checkpoint_last.pt whole or not at all; fairseq writes over the former ones."""
-
-    @staticmethod
-    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
-        with Path(src_path).open("rb") as source, atomic_write(Path(dst_path), durable=True) as target:
-            shutil.copyfileobj(source, target, _COPIED_BYTES)
-        return True
 
 
 def _with_masters(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -60,6 +60,24 @@ def test_a_file_without_its_directory_is_not_put_in_the_place_of_one(tmp_path, m
     assert not list(tmp_path.iterdir())
 
 
+def test_a_copy_too_is_tried_again_where_the_disk_was_full_for_a_moment(tmp_path, monkeypatch):
+    (tmp_path / "new.pt").write_bytes(b"new")
+    left, copy = [errno.ENOSPC] * 2, shutil.copyfileobj
+
+    def full(source, target, length):
+        copy(source, target, length)
+        if left:
+            raise OSError(left.pop(), "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)
+    assert checkpoint_utils.PathManager.copy(str(tmp_path / "new.pt"), str(tmp_path / "last.pt"), overwrite=True)
+    assert (tmp_path / "last.pt").read_bytes() == b"new"
+    left += [errno.ENOSPC] * 3
+    with pytest.raises(TrainingError, match=r"last\.pt: .*No space left on device"):
+        checkpoint_utils.PathManager.copy(str(tmp_path / "new.pt"), str(tmp_path / "last.pt"), overwrite=True)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_copy_that_fails_leaves_the_former_file(tmp_path, monkeypatch):
     (tmp_path / "new.pt").write_bytes(b"new")
     (tmp_path / "checkpoint_last.pt").write_bytes(b"former")
