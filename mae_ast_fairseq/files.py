@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -51,6 +51,15 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
             _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_partial(paths: Iterable[Path]) -> None:
+    """Remove what killed processes have left of files that they wrote by `atomic_write`, and that nobody writes now."""
+    wanted = set(paths)
+    for folder in {path.parent for path in wanted}:
+        for partial in folder.glob(".*.tmp"):
+            if folder / partial.name[1:].rsplit(".", 2)[0] in wanted:
+                partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

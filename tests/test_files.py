@@ -10,7 +10,7 @@ from mae_ast_fairseq.data.audio import load_audio
 from mae_ast_fairseq.data.labels import read_vocabulary
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError, UserError
-from mae_ast_fairseq.files import open_regular, prepare_folder
+from mae_ast_fairseq.files import open_regular, prepare_folder, remove_partial
 
 
 def test_json_that_is_too_long_is_not_read(tmp_path):
@@ -51,3 +51,11 @@ def test_nothing_waits_for_a_pipe(tmp_path, read):
     except UserError as error:
         found = str(error)
     assert "pipe or a device" in found
+
+
+def test_of_what_killed_processes_left_only_the_named_files_are_removed(tmp_path):
+    names = (".a.npy.77.tmp", ".a.b.npy.78.tmp", ".other.npy.77.tmp", "a.npy", "a.npy.77.tmp")
+    for name in names:
+        (tmp_path / name).write_text("")
+    remove_partial([tmp_path / "a.npy", tmp_path / "a.b.npy", tmp_path / "no such folder" / "a.npy"])
+    assert {path.name for path in tmp_path.iterdir()} == set(names[2:])

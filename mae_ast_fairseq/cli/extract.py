@@ -22,7 +22,7 @@ from mae_ast_fairseq.cli.model import (
 from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.data.manifest import Manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import locked, open_regular, prepare_folder
+from mae_ast_fairseq.files import locked, open_regular, prepare_folder, remove_partial
 from mae_ast_fairseq.inference.chunks import BATCH_SECONDS, CHUNK_SECONDS, plan_chunks, shard_rows
 from mae_ast_fairseq.inference.encoder import load_pretrained
 from mae_ast_fairseq.inference.extract import (
@@ -115,8 +115,10 @@ def run(args: argparse.Namespace) -> int:
     prepare_folder("--out", args.out)
     with locked(args.out / f".{stem}.lock"):
         settings = _settings(args, clips)
+        files = [record, *store.paths, *(path.with_suffix(".len") for path in store.paths)]
+        remove_partial(files)
         if args.overwrite:
-            for path in (record, *store.paths, *(path.with_suffix(".len") for path in store.paths)):
+            for path in files:
                 path.unlink(missing_ok=True)
         broken = BrokenFiles("extract", clips)
         before = begin_record(record, settings, store.paths)

@@ -5,7 +5,6 @@ import math
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from glob import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
@@ -54,8 +53,6 @@ class HubertStore:
         with ExitStack() as stack:
             for path in self.paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                for left_by_killed in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-                    left_by_killed.unlink(missing_ok=True)
                 self._streams.append(stack.enter_context(atomic_write(path)))
                 self._begin = _write_header(self._streams[-1], (0, self.width))
             yield

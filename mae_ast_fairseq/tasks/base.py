@@ -87,7 +87,9 @@ class AudioTask(FairseqTask):
         if is_training_command() or torch.distributed.is_initialized():
             listen()
             if not self._run_setting("checkpoint.no_save"):
-                prepare_run_folder(Path(self._run_setting("checkpoint.save_dir")))
+                restores_last = self._run_setting("checkpoint.restore_file") == LAST_CHECKPOINT
+                needs_last = restores_last and not self._run_setting("checkpoint.no_last_checkpoints")
+                prepare_run_folder(Path(self._run_setting("checkpoint.save_dir")), needs_last)
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:

@@ -16,33 +16,47 @@ DAMAGED = ".damaged"
 LOCK = ".lock"
 
 
-def prepare_run_folder(folder: Path) -> None:
-    """Lock the folder, and put the newest intact checkpoint in the place of a damaged last one.
+def prepare_run_folder(folder: Path, needs_last: bool = True) -> None:
+    """Lock the folder, and put the newest intact checkpoint in the place of a damaged or missing last one.
 
     The first process does it, for which the others wait. Raises ConfigError where another run is in the folder, and
-    CheckpointError where no checkpoint is intact.
+    CheckpointError where there are checkpoints and none is intact.
+
+    Args:
+        needs_last: whether the run would go on from the last one, and so begin anew where it is missing.
     """
     if is_first_process() and folder.is_dir():
         lock(folder / LOCK)
-        _replace_damaged(folder / LAST)
+        for left_by_killed in folder.glob(".checkpoint*.pt.*.tmp"):
+            left_by_killed.unlink(missing_ok=True)
+        if needs_last or (folder / LAST).exists():
+            _replace_damaged(folder / LAST)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 
 
 def _replace_damaged(last: Path) -> None:
-    fault = damage(last) if last.exists() else None
-    if fault is None:
+    siblings = sorted(last.parent.glob("checkpoint*.pt"), key=_modified, reverse=True)
+    fault = damage(last) if last.exists() else "the file is gone"
+    if fault is None or not siblings:
         return
-    siblings = sorted(last.parent.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
     intact = next((path for path in siblings if path != last and damage(path) is None), None)
     if intact is None:
         raise CheckpointError(
-            f"{last}: {fault}; expected a whole checkpoint, and no other one in its folder is intact; remove it to "
+            f"{last}: {fault}; expected a whole checkpoint, and no other one in its folder is intact; remove them to "
             "begin anew, or name one by checkpoint.restore_file"
         )
-    last.rename(last.with_name(last.name + DAMAGED))
+    kept = ""
+    if last.exists():
+        last.rename(last.with_name(last.name + DAMAGED))
+        kept = f", and keeping it as {last.name}{DAMAGED}"
     temporary = last.with_name(f".{last.name}.tmp")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(intact.name)  # until the run writes its next one
     temporary.replace(last)
-    logger.warning("%s: %s; going on from %s, and keeping it as %s", last, fault, intact, last.name + DAMAGED)
+    logger.warning("%s: %s; going on from %s%s", last, fault, intact, kept)
+
+
+def _modified(path: Path) -> float:
+    """Return when a file was written; of a link to one that is gone, when the link was."""
+    return path.lstat().st_mtime

@@ -61,6 +61,37 @@ def test_a_folder_in_its_place_is_passed_over_too(folder):
     assert (folder / "checkpoint_last.pt.damaged").is_dir()
 
 
+def test_a_last_one_that_is_gone_is_replaced_too(folder, caplog):
+    (folder / "checkpoint_last.pt").unlink()
+    prepare_run_folder(folder)
+    assert value(folder / "checkpoint_last.pt") == 1
+    assert "checkpoint_last.pt: the file is gone" in caplog.text and "checkpoint_1_20.pt" in caplog.text
+    (folder / "checkpoint_1_20.pt").unlink()  # to which a link leads now
+    prepare_run_folder(folder)
+    assert value(folder / "checkpoint_last.pt") == 2
+
+
+def test_a_run_that_wants_no_last_one_gets_none(folder, caplog):
+    (folder / "checkpoint_last.pt").unlink()
+    prepare_run_folder(folder, needs_last=False)
+    assert not (folder / "checkpoint_last.pt").exists()
+    assert not caplog.records
+
+
+def test_a_folder_without_checkpoints_is_a_new_run(tmp_path, caplog):
+    prepare_run_folder(tmp_path)
+    unlock(tmp_path / LOCK)
+    assert not list(tmp_path.iterdir())
+    assert not caplog.records
+
+
+def test_what_a_killed_run_was_writing_is_removed(folder):
+    for name in (".checkpoint_1_21.pt.77.tmp", ".checkpoint_last.pt.78.tmp", ".mine.tmp"):
+        (folder / name).write_bytes(b"PK")
+    prepare_run_folder(folder)
+    assert [path.name for path in folder.glob(".*.tmp")] == [".mine.tmp"]
+
+
 def test_where_none_is_intact_it_is_one_line(folder):
     for path in folder.glob("*.pt"):
         cut(path)
