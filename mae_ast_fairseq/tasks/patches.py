@@ -54,6 +54,7 @@ def install() -> None:
     _patch(_FP16OptimizerMixin, "load_state_dict", _take_masters)
     _patch(utils, "clip_grad_norm_", _where_gradients_are)
     _patch(Trainer, "clip_grad_norm", _skip_non_finite)
+    _patch(Trainer, "load_checkpoint", partners_needed())
     if command := sys.modules.get("fairseq_cli.train"):
         _patch(command, "train", _unless_finished)
         _patch(command, "validate_and_save", _stop_when_asked)
@@ -198,11 +199,11 @@ def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
     """Say of a finished run that it is; fairseq does one update more at each restart."""
 
     @functools.wraps(original)
+    @partners_needed()
     def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
         num_updates, max_update = trainer.get_num_updates(), cfg.optimization.max_update or math.inf
         if num_updates < max_update:
-            with partners_needed():
-                return original(cfg, trainer, task, epoch_itr)
+            return original(cfg, trainer, task, epoch_itr)
         logger.info(
             "this run is finished: %d of optimization.max_update=%d updates are done; raise it to go on",
             *(num_updates, max_update),

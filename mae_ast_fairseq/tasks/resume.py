@@ -32,6 +32,7 @@ from mae_ast_fairseq.config.pretraining import EncoderFields, PretrainingCriteri
 from mae_ast_fairseq.errors import ConfigError, UserError, get_logger
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
+from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.launch import is_first_process, same_folders, weights_in_one_form
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -128,6 +129,7 @@ def plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True, enum_to_str=True) if OmegaConf.is_config(value) else value
 
 
+@partners_needed()
 def from_first_process(make: Callable[[], Result]) -> Result:
     """Return in every process what the first one makes, or raise its UserError: files may be on its disk alone."""
     if not torch.distributed.is_initialized():

@@ -7,6 +7,7 @@ import torch
 from mae_ast_fairseq.checkpoints.unpickling import damage
 from mae_ast_fairseq.errors import CheckpointError, get_logger
 from mae_ast_fairseq.files import lock
+from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.launch import is_first_process
 
 logger = get_logger(__name__)
@@ -16,6 +17,7 @@ DAMAGED = ".damaged"
 LOCK = ".lock"
 
 
+@partners_needed()
 def prepare_run_folder(folder: Path, needs_last: bool = True) -> None:
     """Lock the folder, and put the newest intact checkpoint in the place of a damaged or missing last one.
 
