@@ -2,12 +2,13 @@
 # make test   run the tests
 # make soak   train for 5,000 updates and see whether memory, open files or shared memory grow
 # make fuzz   run mutated inputs through all that reads them; FUZZ_ARGS="audio --first 26000" for others
+# make chaos  kill, signal and starve runs, and compare them with undisturbed ones: half an hour
 # make lint   check style, format and types
 # make clean  remove what the others made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test fuzz soak lint clean
+.PHONY: install demo test chaos fuzz soak lint clean
 
 install: .venv/installed
 
@@ -27,6 +28,9 @@ soak: install
 
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
+
+chaos: install
+	$(BIN)/python -m tests.chaos --home outputs/chaos $(CHAOS_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,6 +15,15 @@ cli_main()
 """
 
 
+def distributed(rank: int, port: int) -> list[str]:
+    """Return the overrides that make a run one of two processes that meet at a port."""
+    return [
+        f"distributed_training.distributed_init_method=tcp://127.0.0.1:{port}",
+        f"distributed_training.distributed_rank={rank}", "distributed_training.distributed_world_size=2",
+        "distributed_training.distributed_no_spawn=true", "distributed_training.distributed_backend=gloo",
+    ]  # fmt: skip
+
+
 def free_port() -> int:
     """Return a port that nothing listens on."""
     with socket.socket() as free:
@@ -31,10 +40,7 @@ def start_two(recipe: str, data: Path, folder: Path, *overrides: str, before: st
                 sys.executable, "-c", CODE.format(before=before), "--config-dir", EXAMPLES, "--config-name", recipe,
                 f"task.data={data}", f"hydra.run.dir={folder}/{rank}", "checkpoint.no_save=true",
                 "dataset.num_workers=0", "dataset.data_buffer_size=0",
-                f"distributed_training.distributed_init_method=tcp://127.0.0.1:{port}",
-                f"distributed_training.distributed_rank={rank}", "distributed_training.distributed_world_size=2",
-                "distributed_training.distributed_no_spawn=true", "distributed_training.distributed_backend=gloo",
-                *overrides,
+                *distributed(rank, port), *overrides,
             ],
             cwd=EXAMPLES.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )

@@ -106,6 +106,19 @@ main({["extract", *map(str, argv), "--out", str(out)]!r})
     assert_same(contents(out), expected)
 
 
+def test_what_a_killed_process_was_writing_is_removed_and_what_another_shard_writes_is_not(
+    corpus, checkpoint, out, run
+):
+    manifest = corpus / "valid.tsv"
+    argv = (checkpoint, "--manifest", manifest, "--format", "npy", "--num-shards", "2", "--shard", "1")
+    out.mkdir()
+    first, *_, last = [f".{line.split()[0]}.npy.7.tmp" for line in manifest.read_text().splitlines()[1:]]
+    for name in (first, last):
+        (out / name).write_bytes(b"half")
+    run(*argv)
+    assert [path.name for path in out.glob(".*.tmp")] == [first]
+
+
 def test_the_last_steps_can_be_interrupted(corpus, checkpoint, out: Path, run, monkeypatch, tmp_path: Path) -> None:
     argv = (checkpoint, "--manifest", spoil(corpus, tmp_path), "--layer", "all", "--readout", "mean")
     bad = run(*argv, code=1)["broken"]
