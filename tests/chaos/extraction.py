@@ -50,7 +50,9 @@ class Trial:
         self.out = folder / "out"
 
     def start(self) -> Command:
-        return self.extraction.start(self.home, self.out, self.folder / "log")
+        (self.folder / "log").unlink(missing_ok=True)
+        self.command = self.extraction.start(self.home, self.out, self.folder / "log")
+        return self.command
 
     def has_begun(self) -> bool:
         return any(self.out.rglob("*.npy")) or any(self.out.rglob("*.npy.*.tmp"))
@@ -136,16 +138,13 @@ def hide_audio(trial: Trial, draws: random.Random) -> Optional[list[str]]:
 def strike(blow: Blow, trial: Trial, draws: Iterator[random.Random]) -> Iterator[list[str]]:
     """Strike an extraction, one blow a case, and start it again: what is whole stays, and at the end all is."""
     faults: list[str] = []
-    for case, case_draws in enumerate(draws):
-        for _ in range(100):
-            (trial.folder / "log").unlink(missing_ok=True)
-            found = blow(trial, case_draws)
-            if found is not None:
-                break
-            shutil.rmtree(trial.out)  # it had ended before the blow
-        else:
-            raise RuntimeError("no blow hits")
-        if case:
-            yield faults
-        faults = found + trial.faults()
-    yield faults + trial.finish()
+    try:
+        for case, case_draws in enumerate(draws):
+            while (found := blow(trial, case_draws)) is None:
+                shutil.rmtree(trial.out)  # it had ended before the blow
+            if case:
+                yield faults
+            faults = found + trial.faults()
+        yield faults + trial.finish()
+    finally:
+        trial.command.end()

@@ -11,6 +11,8 @@ from tests.chaos import blows, extraction
 from tests.chaos.extraction import Extraction, Trial
 from tests.chaos.runs import Training, Trajectory, write_clips
 
+MAX_MISSES = 100
+
 Cases = Callable[[Path, str, Iterator[random.Random]], Iterator[list[str]]]
 
 
@@ -28,28 +30,30 @@ class Row(NamedTuple):
 def strike(
     blow: blows.Blow, training: Training, home: Path, name: str, draws: Iterator[random.Random]
 ) -> Iterator[list[str]]:
-    """Strike a training run, one blow a case, and start it again; what was yielded goes with the case before it."""
+    """Strike a training run, one blow a case, and start it again: how it went on shows whether it survived."""
     folder = home / "runs" / name
     trajectory = Trajectory(home, training, folder)
     faults: list[str] = []
-    for case, case_draws in enumerate(draws):
-        for _ in range(100):
-            found = _struck(blow, trajectory, case_draws)
-            faults += trajectory.faults()
-            if found is not None:
-                break
-            faults += _ended(trajectory)
-            if trajectory.is_finished or faults:
-                trajectory.end()
-                trajectory = Trajectory(home, training, folder)
-        else:
-            raise RuntimeError(f"{name}: no blow hits")
-        if case:
-            yield faults
-            faults = []
-        faults += found
-    yield faults + trajectory.finish()
-    trajectory.end()
+    try:
+        for case, case_draws in enumerate(draws):
+            for _ in range(MAX_MISSES):
+                found = _struck(blow, trajectory, case_draws)
+                faults += trajectory.faults()
+                if found is not None:
+                    break
+                faults += _ended(trajectory)
+                if trajectory.is_finished or faults:
+                    trajectory.end()
+                    trajectory = Trajectory(home, training, folder)
+            else:
+                raise RuntimeError(f"{name}: {MAX_MISSES} blows in turn have missed")
+            if case:
+                yield faults
+                faults = []
+            faults += found
+        yield faults + trajectory.finish()
+    finally:
+        trajectory.end()
 
 
 def _struck(blow: blows.Blow, trajectory: Trajectory, draws: random.Random) -> list[str] | None:
