@@ -15,7 +15,7 @@ from tests.chaos.runs import Trajectory, num_updates_in, partial_files, saved_in
 
 Blow = Callable[[Trajectory, random.Random], Optional[list[str]]]
 
-MAX_UPDATES = 5
+MAX_UPDATES = 10
 """Updates after which a blow comes, at most."""
 ENDS_SECONDS = 10.0
 """Within which a process ends where another one of its run was killed, or where it is asked a second time."""
