@@ -120,7 +120,7 @@ def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
                 write(stream)
             return
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             if not num_left:
                 raise TrainingError(
                     f"{path}: this checkpoint cannot be written ({reason}, {NUM_TRIES} times); expected room for it on "
