@@ -121,7 +121,7 @@ def hide_audio(trial: Trial, draws: random.Random) -> Optional[list[str]]:
     """Rename a clip while it extracts; and then back."""
     command = trial.start()
     trial.let_extract(command, draws)
-    clips = sorted((trial.home / "clips" / "audio").glob("train*.wav"))
+    clips = sorted((trial.home / "clips" / "audio").glob("train2??.wav"))  # the last ones, not yet decoded
     hidden = draws.choice(clips)
     away = hidden.with_name(f"away-{hidden.name}")
     hidden.rename(away)
