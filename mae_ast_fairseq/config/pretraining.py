@@ -25,6 +25,7 @@ class Range(NamedTuple):
 
 POSITIVE = Range("more than 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
+NUM_SAMPLES = Range("1 to 10^12", lambda value: 1 <= value <= 10**12)
 BELOW_ONE = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
 SIZE = Range("1 to 1,000,000", lambda value: 1 <= value <= 1_000_000)
 SIZE_OR_ZERO = Range("0 to 1,000,000", lambda value: 0 <= value <= 1_000_000)
@@ -153,9 +154,9 @@ class AudioTaskFields:
     seed: int = option("${common.seed}", "of every random draw; common.seed")
     sample_rate: int = option(16_000, "rate in Hz of the model's input; files of other rates are resampled")
     feature_dim: int = option(128, "number of log-Mel bands; with a pretrained model, that model's", BANDS)
-    max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples", POSITIVE)
-    min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples", POSITIVE)
-    max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples", POSITIVE)
+    max_sample_size: Optional[int] = option(None, "longer clips are cropped to this many samples", NUM_SAMPLES)
+    min_sample_size: Optional[int] = option(None, "shorter clips are left out, in samples", NUM_SAMPLES)
+    max_keep_size: Optional[int] = option(None, "longer clips are left out, in samples", NUM_SAMPLES)
     random_crop: bool = option(True, "crop at a random place; false, and validation of classes: keep the start")
     max_bad_fraction: float = option(
         0.01,

@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-import torch
-import torch._dynamo
-from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import hydra_train
 
 from mae_ast_fairseq.cli import main as mae_ast
@@ -117,9 +114,6 @@ def _become(argv: Sequence[str], log: Path, record: Optional[Path], stall: Optio
         sys.argv = list(argv)
         if record is not None:
             _note_updates(record, stall)
-        # fairseq gathers small objects in a buffer that it wants on a GPU
-        gather = distributed_utils.all_gather_list
-        gather._buffer = gather._cpu_buffer = torch.ByteTensor(1 << 16)
         code = (mae_ast if argv[0] == "mae-ast" else hydra_train.cli_main)() or 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.finetuning import QUICK as TINY_FINETUNING
 from tests.finetuning import RECIPE as FINETUNING
 from tests.finetuning import pretrained, write_tones
-from tests.processes import distributed
+from tests.processes import distributed, free_port
 from tests.tiny import FRAME
 from tests.training import EXAMPLES, SMALL
 
@@ -69,7 +68,7 @@ class Training(NamedTuple):
     def start(self, home: Path, folder: Path, attempt: int, stall: Stall | None = None) -> list[Command]:
         folder.mkdir(parents=True, exist_ok=True)
         arguments = self.arguments(home, folder)
-        port = _free_port()
+        port = free_port()
         return [
             Command(
                 [*arguments, *(distributed(rank, port) if self.num_processes > 1 else ())],
@@ -229,9 +228,3 @@ def _differences(one: Any, other: Any, name: str) -> Iterator[str]:
             yield from _differences(*pair, f"{name}[{index}]")
     elif one != other:
         yield f"{name}: {json.dumps(one, default=str)} instead of {json.dumps(other, default=str)}"
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

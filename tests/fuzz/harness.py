@@ -21,8 +21,8 @@ import numpy as np
 
 from mae_ast_fairseq.errors import UserError
 
-MAX_SECONDS = 20  # of one case
-MAX_BYTES = 1 << 30
+MAX_SECONDS = 60  # of one case, however busy the machine
+MAX_BYTES = 3 << 30
 MAX_CHARACTERS = 2_000  # of a message
 MAX_FINDINGS = 50  # of a subject, past which it is ended
 ACCEPTED, REFUSED = "accepted", "refused"
