@@ -9,8 +9,10 @@ from typing import Optional
 from mae_ast_fairseq.config.pretraining import (
     BELOW_ONE,
     NOT_NEGATIVE,
+    NUM_SAMPLES,
     POSITIVE,
     PROBABILITY,
+    SIZE_OR_ZERO,
     AudioTaskFields,
     ClassifierFields,
     Range,
@@ -28,13 +30,13 @@ class ClassificationTaskFields(AudioTaskFields):
     fixed_size: Optional[int] = option(
         None,
         "every clip is cropped or padded to this many samples; none: batches are as long as their longest clip",
-        POSITIVE,
+        NUM_SAMPLES,
     )
     frequency_mask: int = option(
-        0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none", NOT_NEGATIVE
+        0, "SpecAugment: at most so many neighbouring Mel bands are masked; 0: none", SIZE_OR_ZERO
     )
     time_mask: int = option(
-        0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none", NOT_NEGATIVE
+        0, "SpecAugment: at most so many neighbouring frames of 10 ms are masked; 0: none", SIZE_OR_ZERO
     )
     mixup: float = option(
         0.0, "probability that a training clip is mixed with another, and their labels with it", PROBABILITY

@@ -148,7 +148,7 @@ def test_a_wrong_model_field_is_named(changes: dict, message: str) -> None:
         ({"feature_dim": 0}, "task.feature_dim: 0 was given; expected 1 to 10,000"),
         ({"max_sample_size": 0}, "task.max_sample_size: 0 was given; expected 1 to"),
         ({"min_sample_size": -5}, "task.min_sample_size: -5 was given; expected 1 to"),
-        ({"max_keep_size": 0}, "task.max_keep_size: 0 was given; expected more than 0"),
+        ({"max_keep_size": 0}, "task.max_keep_size: 0 was given; expected 1 to"),
         ({"max_bad_fraction": 1.5}, "task.max_bad_fraction: 1.5 was given; expected 0 to 1"),
     ],
 )
