@@ -5,12 +5,13 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mae_ast_fairseq.errors import ConfigError, UserError, printable
-from mae_ast_fairseq.files import package_folder
+from mae_ast_fairseq.files import package_folder, prepare_folder
 from mae_ast_fairseq.recipes import SEARCH_PATH, Recipe, find_recipe
 
 if TYPE_CHECKING:
@@ -98,15 +99,40 @@ def _run_hydra(recipe: Recipe, arguments: Sequence[str]) -> None:
     hydra_init(recipe.name)
     if recipe.content is not None:
         ConfigStore.instance().store(group="recipes", name=recipe.name, node=recipe.content, package="_global_")
-    main = hydra.main(config_path="pkg://fairseq.config", config_name=recipe.name, version_base="1.1")(_train)
+    begun = []
+
+    @wraps(_train)
+    def train(cfg: "DictConfig") -> float:
+        begun.append(True)
+        return _train(cfg)
+
+    main = hydra.main(config_path="pkg://fairseq.config", config_name=recipe.name, version_base="1.1")(train)
     sys.argv[1:] = [*arguments, "--config-dir", str(recipe.folder)]
     try:
         with env_override({"HYDRA_FULL_ERROR": "1"}):  # else hydra itself would exit, with its own words
             main()
     except UserError:
         raise
+    except OSError as error:
+        if begun:
+            raise
+        raise ConfigError(
+            f"hydra.run.dir: {error.filename}: it cannot be made ({error.strerror}); expected a folder to write in; "
+            "name another"
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(str(error).split())}; docs/fields.md lists the fields") from error
+
+
+def _check_folders(cfg: "DictConfig") -> None:
+    """Make the folders that a run writes in; raises ConfigError where fairseq would show a traceback."""
+    if cfg.distributed_training.distributed_rank:
+        return
+    folders = {"checkpoint.save_dir": not cfg.checkpoint.no_save, "common.tensorboard_logdir": True}
+    for name, is_used in folders.items():
+        section, field = name.split(".")
+        if is_used and cfg[section][field]:
+            prepare_folder(name, Path(cfg[section][field]))
 
 
 def _train(cfg: "DictConfig") -> float:
@@ -124,7 +150,9 @@ def _train(cfg: "DictConfig") -> float:
     given = HydraConfig.get().overrides.task
     settle_precision(cfg, frozenset(override.lstrip("+").partition("=")[0] for override in given))
     try:
-        return _hydra_main(cfg, **settle_processes(cfg))
+        how = settle_processes(cfg)
+        _check_folders(cfg)
+        return _hydra_main(cfg, **how)
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise

@@ -306,3 +306,10 @@ def test_a_config_of_fairseq_s_own_is_left_alone(tmp_path):
     done = fairseq_train("--config-name", "config", "--cfg", "job", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "distributed_training" in done.stdout
+
+
+@pytest.mark.parametrize("field", ["hydra.run.dir", "checkpoint.save_dir", "common.tensorboard_logdir"])
+def test_a_folder_that_cannot_be_made_is_named(capsys, corpus, tmp_path, field):
+    (tmp_path / "file").touch()
+    settings = f"hydra.run.dir={tmp_path}/run", "checkpoint.no_save=false", f"{field}={tmp_path}/file/x"
+    assert f"{tmp_path}/file/x" in refused(capsys, "mae_ast_tiny", *QUICK, f"task.data={corpus}", *settings)
