@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from mae_ast_fairseq.errors import ConfigError, ManifestError, printable
 from mae_ast_fairseq.files import check_file
 
 EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"
+
+NUM_SHOWN_WARNINGS = 3
+"""Of each kind."""
 
 REMEDIES = {
     ERROR: "error, --fix leaves the row out",
@@ -44,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.cpu_count() or 1,
         help="processes (default: one a core, %(default)s)",
     )
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where there are warnings alone, too")
     parser.add_argument("--json", action="store_true", help="print findings and summary as JSON")
     parser.epilog = f"{_describe_kinds()}\n\n{parser.epilog}"
 
@@ -57,7 +62,10 @@ def _describe_kinds() -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the manifest, write what was asked for, print the findings and what they come to."""
+    """Check the manifest, write what was asked for, print the findings and what they come to.
+
+    Returns 1 where rows cannot be used as they are, and with `--strict` where there are warnings.
+    """
     _check_outputs(args)
     manifest = read_manifest(args.manifest)
     labels = _read_labels(args.manifest, len(manifest)) if args.fix else None
@@ -78,12 +86,21 @@ def run(args: argparse.Namespace) -> int:
         for row, kind, found in report.findings
     ]
     if not args.json:
-        for finding in findings:
+        for finding in _shown(findings):
             print(*(printable(finding[key]) for key in ("where", "path", "kind", "found")), sep="\t")
     if args.fix:
         summary["fixed"] = _fix(args.fix, manifest, report, labels)
     print_result(args, summary | {"findings": findings}, _as_text(summary))
-    return 1 if findings else 0
+    return int(any(args.strict or finding["severity"] != WARNING for finding in findings))
+
+
+def _shown(findings: list[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """Yield all errors, and the first warnings of each kind: the table counts the others, and --json has them."""
+    seen: Counter[str] = Counter()
+    for finding in findings:
+        seen[finding["kind"]] += 1
+        if finding["severity"] != WARNING or seen[finding["kind"]] <= NUM_SHOWN_WARNINGS:
+            yield finding
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

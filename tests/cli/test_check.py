@@ -51,10 +51,25 @@ def test_every_finding_has_a_line_with_where_path_kind_and_what(faulty, capsys):
     assert len(lines) == len(KINDS)
 
 
-def test_a_warning_alone_is_code_1(clean, capsys):
+@pytest.mark.parametrize(("options", "expected"), [((), 0), (("--strict",), 1), (("--strict", "--json"), 1)])
+def test_a_warning_alone_is_code_1_if_strict(clean, capsys, options, expected):
     sf.write(clean.parent / "00.wav", 0 * noise(8000), 16000)
-    code, out = _run(capsys, clean)
-    assert code == 1
+    assert _run(capsys, clean, *options)[0] == expected
+
+
+def test_the_first_warnings_of_a_kind_are_shown_and_all_counted(clean, capsys):
+    for number in range(5):
+        sf.write(clean.parent / f"{number:02}.wav", (number + 1) * 1e-6 * noise(8000), 16000, subtype="FLOAT")
+    _, out = _run(capsys, clean)
+    assert out.count("\tsilence\t") == command.NUM_SHOWN_WARNINGS
+    assert out.splitlines()[-1].split()[:2] == ["silence", "5"]
+    summary = json.loads(_run(capsys, clean, "--json")[1])
+    assert [finding["kind"] for finding in summary["findings"]].count("silence") == 5
+
+
+def test_a_warning_is_a_row_of_the_table(clean, capsys):
+    sf.write(clean.parent / "00.wav", 0 * noise(8000), 16000)
+    out = _run(capsys, clean)[1]
     assert out.splitlines()[-1].split()[:3] == ["silence", "1", "warning,"]
 
 
