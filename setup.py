@@ -38,6 +38,7 @@ setup(
     packages=[*find_packages(include=["mae_ast_fairseq", "mae_ast_fairseq.*"]), "hydra_plugins"],
     package_data={"mae_ast_fairseq": ["py.typed", "weights/*"]},
     install_requires=[
+        "argcomplete>=3",
         FAIRSEQ,
         "hydra-core>=1.3",
         "numpy>=1.26",

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 2, with one line on stderr, for a user's mistake."""
     # Read when torch is loaded: threads that spin while they wait halve the speed beside another busy program.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "_ARGCOMPLETE" in os.environ:
+        _complete()
     argv = sys.argv[1:] if argv is None else argv
     args = _build_parser(argv).parse_args(argv)
     try:
@@ -57,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has gone: the interpreter's last flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+
+
+def _complete() -> None:
+    """Tell the shell what may follow; see argcomplete."""
+    import argcomplete
+
+    argcomplete.autocomplete(_build_parser(os.environ["COMP_LINE"].split()[1:]))
 
 
 class _Parser(argparse.ArgumentParser):

@@ -113,3 +113,17 @@ def test_a_reader_that_left_is_met_with_silence():
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"), [("mae-ast ex", {"export", "extract"}), ("mae-ast check --wor", {"--workers"})]
+)
+def test_the_shell_is_told_what_may_follow(tmp_path: Path, line: str, expected: set[str]) -> None:
+    answer = tmp_path / "answer"
+    environment = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    subprocess.run(
+        [sys.executable, "-m", "mae_ast_fairseq.cli"],
+        env={**os.environ, **environment, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)},
+        check=True,
+    )
+    assert set(answer.read_text().split()) == expected
