@@ -4,10 +4,11 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mae_ast_fairseq.corpus.scan import scan, write_lines, write_rejected
+from mae_ast_fairseq.data.labels import FILE_NAME, as_line
 from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
 
@@ -15,13 +16,25 @@ Place = Callable[[str], tuple[str, str] | None]
 """Says of a relative path its split and comma-separated labels (or none: ""), or None to leave the file out."""
 
 
-def split_side(relative_path: str, valid_fraction: float, seed: int) -> str:
-    """Return "valid" for about the given fraction of all paths, else "train".
+LabelledRow = tuple[ManifestRow, Sequence[str]]
+"""A clip and its labels"""
+
+
+def unit_hash(text: str, seed: int) -> float:
+    """Return a number from 0 to 1 that follows from a text and a seed, and is drawn at random otherwise."""
+    digest = hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def split_side(relative_path: str, valid_fraction: float, seed: int, test_fraction: float = 0.0) -> str:
+    """Return "valid" and "test" for about the given fractions of all paths, else "train".
 
     The side follows from the seed and the path alone, so it stays when other files come or go.
     """
-    digest = hashlib.blake2b(f"{seed}\0{relative_path}".encode(), digest_size=8).digest()
-    return "valid" if int.from_bytes(digest, "big") < valid_fraction * 2**64 else "train"
+    place = unit_hash(relative_path, seed)
+    if place < valid_fraction:
+        return "valid"
+    return "test" if place > 1 - test_fraction else "train"
 
 
 def write_splits(
@@ -43,25 +56,35 @@ def write_splits(
     """
     out, root = Path(out), Path(root).resolve()
     accepted, rejected = scan(root, num_workers=num_workers)
-    splits: dict[str, list[tuple[ManifestRow, str]]] = {}
+    splits: dict[str, list[LabelledRow]] = {}
     for row in accepted:
         if placed := place(row.relative_path):
             split, labels = placed
             if split == "train":
                 split = split_side(row.relative_path, valid_fraction, seed)
-            splits.setdefault(split, []).append((row, labels))
+            splits.setdefault(split, []).append((row, labels.split(",") if labels else []))
     if not splits:
         raise AudioError(f"{root}: none of {len(accepted)} audio files is the corpus's; check the folder")
     out.mkdir(parents=True, exist_ok=True)
     write_rejected(out / "rejected.tsv", rejected)
-    names = {name for rows in splits.values() for _, labels in rows for name in labels.split(",") if labels}
+    write_labelled(out, root, splits, label_order)
+    return {split: len(rows) for split, rows in sorted(splits.items())}
+
+
+def write_labelled(
+    out: Path,
+    root: str | Path,
+    splits: Mapping[str, Sequence[LabelledRow]],
+    label_order: Sequence[str] | None = None,
+) -> None:
+    """Write `{split}.tsv` and, if any clip has a label, `{split}.lbl` and labels.txt; see `write_splits`."""
+    names = {name for rows in splits.values() for _, labels in rows for name in labels}
     if names:
-        write_lines(out / "labels.txt", label_order if label_order is not None else sorted(names))
+        write_lines(out / FILE_NAME, label_order if label_order is not None else sorted(names))
     for split, rows in splits.items():
         if names:
-            write_lines(out / f"{split}.lbl", [labels for _, labels in rows])
+            write_lines(out / f"{split}.lbl", [as_line(labels) for _, labels in rows])
         write_manifest(out / f"{split}.tsv", root, [row for row, _ in rows])
-    return {split: len(rows) for split, rows in sorted(splits.items())}
 
 
 def read_lines(path: str | Path) -> list[str]:

@@ -85,7 +85,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
         del lines[-1]
     for number, name in enumerate(lines, start=1):
         where = f"{file}:{number}"
-        _check_name(where, name)
+        check_name(where, name)
         if name in names:
             _refuse(where, f"{name!r} stands on line {names[name]} too", "each name once", "remove one of the lines")
         names[name] = number
@@ -102,7 +102,7 @@ def collect_vocabulary(paths: Iterable[str | Path]) -> Vocabulary:
         for number, line in enumerate(_lines(file), start=1):
             where = f"{file}:{number}"
             for name in set(_split(where, line)) - names:
-                _check_name(where, name)
+                check_name(where, name)
                 names.add(name)
     if not names:
         _refuse(", ".join(map(str, files)), "no labels", "at least one", "write one line for each clip")
@@ -237,8 +237,8 @@ def _lines(file: Path) -> Iterator[str]:
         _refuse(str(file), reason, "a list of labels", "write one, as manifests/README.md says")
 
 
-def _check_name(where: str, name: str) -> None:
-    """Raise ManifestError for a text that cannot be the name of a label."""
+def check_name(where: str, name: str) -> None:
+    """Raise ManifestError, which begins with `where`, for a text that cannot be the name of a label."""
     if not name or name != name.strip() or not name.isprintable() or name.startswith('"'):
         _refuse(
             where,
@@ -246,6 +246,13 @@ def _check_name(where: str, name: str) -> None:
             "a label's name as printable UTF-8, with no space around it and no double quote before it",
             "fix the line",
         )
+
+
+def as_line(names: Sequence[str]) -> str:
+    """Return the line of a label file that holds some names, those with commas in quotes; empty for none."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def _split(where: str, line: str) -> list[str]:

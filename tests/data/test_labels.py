@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mae_ast_fairseq.data.labels import (
     Vocabulary,
+    as_line,
     balanced_weights,
     check_each_has_example,
     collect_vocabulary,
@@ -136,10 +137,7 @@ def test_what_is_written_with_csvs_quotes_is_read_back(tmp_path_factory, names, 
     classes = st.lists(st.sampled_from(range(len(names))), unique=True)
     rows = data.draw(st.lists(classes, max_size=6))
 
-    def written(name):
-        return '"' + name.replace('"', '""') + '"' if '"' in name or "," in name else name
-
-    text = "".join(",".join(written(names[k]) for k in row) + "\n" for row in rows)
+    text = "".join(as_line([names[k] for k in row]) + "\n" for row in rows)
     vocabulary = read_vocabulary(folder / "labels.txt")
     assert vocabulary.names == tuple(names)
     assert rows_of(read(folder, text, len(rows), vocabulary=vocabulary)) == rows
@@ -164,6 +162,11 @@ def test_any_bytes_are_read_or_refused_with_their_line(tmp_path_factory, data, m
     else:
         assert len(labels) == 2
         assert multi_label or labels.targets(range(2)).sum(axis=1).tolist() == [1, 1]
+
+
+def test_only_names_with_commas_or_quotes_are_quoted():
+    assert as_line(["a b", "c, d", 'e"f']) == 'a b,"c, d","e""f"'
+    assert as_line([]) == ""
 
 
 def test_without_labels_txt_the_training_labels_are_the_classes_sorted(tmp_path):
