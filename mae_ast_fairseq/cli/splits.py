@@ -3,14 +3,13 @@
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import numpy as np
 
-from mae_ast_fairseq.cli.arguments import at_least
+from mae_ast_fairseq.cli.arguments import at_least, group_pattern
 from mae_ast_fairseq.cli.model import long_enough
 from mae_ast_fairseq.corpus.script import read_lines
 from mae_ast_fairseq.data.concat import ConcatManifest, join
@@ -64,22 +63,12 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     )
     ways.add_argument(
         "--group-pattern",
-        type=_group_pattern,
+        type=group_pattern,
         metavar="REGEX",
         help="the same, the group being what the parentheses capture in a clip's path, as in '_([a-z]+)_'",
     )
     parser.add_argument("--multi-label", action="store_true", help="a clip may have many labels: mAP, linear and ridge")
     parser.add_argument("--shots", type=at_least(1), help="training clips of each class, drawn by seed (default: all)")
-
-
-def _group_pattern(text: str) -> re.Pattern[str]:
-    with suppress(re.error):
-        pattern = re.compile(text)
-        if pattern.groups == 1:
-            return pattern
-    raise argparse.ArgumentTypeError(
-        f"{text!r} was given; expected a regular expression with one pair of parentheses, around the group"
-    )
 
 
 def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, str] = NO_REASONS) -> LabelledClips:

@@ -154,6 +154,135 @@ def test_an_unknown_name_in_a_list_is_named_with_its_line(corpus, tmp_path, refu
     assert f"{tmp_path / 'list.txt'}:2: no audio file {bad!r}" in message
 
 
+SPEAKERS = ("ann", "bob", "cy", "dee", "eve", "flo")
+
+
+@pytest.fixture
+def speakers(tmp_path):
+    """Ten files of each of six speakers, a folder each, of which half says yes and half no."""
+    folder = tmp_path / "speakers"
+    for speaker in SPEAKERS:
+        (folder / speaker).mkdir(parents=True)
+        for index in range(10):
+            sf.write(folder / speaker / f"{'yes' if index % 2 else 'no'}_{index}.wav", np.zeros(1600), 16000)
+    return folder
+
+
+def _splits(folder):
+    return {split: _paths(folder / f"{split}.tsv") for split in ("train", "valid", "test")}
+
+
+def test_a_test_part_is_drawn_and_leaves_the_validation_part_as_it_was(speakers, tmp_path):
+    main(["manifest", str(speakers), "--out", str(tmp_path / "two"), "--valid", "0.2"])
+    assert main(["manifest", str(speakers), "--out", str(tmp_path / "three"), "--valid", "0.2", "--test", "0.3"]) == 0
+    splits = _splits(tmp_path / "three")
+    assert splits["valid"] == _paths(tmp_path / "two" / "valid.tsv")
+    assert len(set().union(*splits.values())) == sum(map(len, splits.values())) == 60
+    assert 8 < len(splits["test"]) < 28
+
+
+def test_lists_choose_both_parts_and_fractions_are_of_the_others(speakers, tmp_path):
+    (tmp_path / "list.txt").write_text("ann/no_0.wav\nbob/yes_1.wav\n")
+    argv = ["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0.5", "--test", str(tmp_path / "list.txt")]
+    assert main(argv) == 0
+    splits = _splits(tmp_path)
+    assert splits["test"] == ["ann/no_0.wav", "bob/yes_1.wav"]
+    assert not set(splits["test"]) & {*splits["train"], *splits["valid"]}
+
+
+@pytest.mark.parametrize(
+    "option", [["--group-folder", "1"], ["--group-folder", "-1"], ["--group-pattern", "^([a-z]+)/"]]
+)
+def test_all_files_of_a_group_go_to_one_split(speakers, tmp_path, option):
+    assert main(["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0.1", "--test", "0.1", *option]) == 0
+    groups = {split: {name.split("/")[0] for name in names} for split, names in _splits(tmp_path).items()}
+    assert {split: len(found) for split, found in groups.items()} == {"train": 4, "valid": 1, "test": 1}
+    assert set().union(*groups.values()) == set(SPEAKERS)
+
+
+def test_labels_are_written_and_alike_in_each_split(speakers, tmp_path, capsys):
+    argv = ["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0.1", "--test", "0.2", "--json"]
+    assert main([*argv, "--label-pattern", "(?P<label>[a-z]+)_"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["labels"] == {split: {"no": n, "yes": n} for split, n in [("train", 21), ("valid", 3), ("test", 6)]}
+    assert (tmp_path / "labels.txt").read_text() == "no\nyes\n"
+    for split, names in _splits(tmp_path).items():
+        expected = [name.split("/")[1].split("_")[0] for name in names]
+        assert (tmp_path / f"{split}.lbl").read_text().splitlines() == expected
+
+
+def test_a_table_says_labels_and_splits(speakers, tmp_path, capsys):
+    rows = [f"{speaker}/no_0.wav,{speaker},{'train' if n < 4 else 'test'}\n" for n, speaker in enumerate(SPEAKERS)]
+    (tmp_path / "t.csv").write_text("path,label,split\n" + "".join(rows) + "gone.wav,ann,test\n")
+    assert main(["manifest", str(speakers), "--out", str(tmp_path / "out"), "--table", str(tmp_path / "t.csv")]) == 0
+    printed, err = capsys.readouterr()
+    assert _paths(tmp_path / "out" / "test.tsv") == ["eve/no_0.wav", "flo/no_0.wav"]
+    assert (tmp_path / "out" / "train.lbl").read_text().split() == ["ann", "bob", "cy", "dee"]
+    assert not (tmp_path / "out" / "valid.tsv").exists()
+    lines = [line.split() for line in printed.splitlines()]
+    assert ["no", "label", "54", "ann/no_2.wav,", "ann/no_4.wav,", "ann/no_6.wav,", "..."] in lines
+    assert ["no", "clip", "1", "gone.wav"] in lines
+    assert len((tmp_path / "out" / "unmatched.tsv").read_text().splitlines()) == 55
+    assert "6 of 6 labels are not in every split: 'ann' (1 clip, none in test)" in err
+
+
+def test_labels_of_an_archive_go_by_the_names_in_it(speakers, tmp_path):
+    argv = ["--valid", "0.2", "--label-folder", "1", "--zip", str(tmp_path / "a.zip")]
+    assert main(["manifest", str(speakers), "--out", str(tmp_path / "one"), *argv]) == 0
+    assert main(["manifest", str(tmp_path / "a.zip"), "--out", str(tmp_path / "two"), *argv[:4]]) == 0
+    for name in ("train.tsv", "train.lbl", "valid.tsv", "valid.lbl", "labels.txt"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert (tmp_path / "one" / "valid.lbl").read_text().split() == [name for name in SPEAKERS for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--valid", "0.6", "--test", "0.4"], "--valid 0.6 --test 0.4: nothing would be left for train.tsv"),
+        (["--test", "2"], "--test 2: outside [0, 1)"),
+        (["--test", "0.000001"], "--test 0.000001: none of 60 files fell to test.tsv"),
+        (["--test", "none.txt"], "--test none.txt: neither a number nor a list"),
+        (["--valid", "LIST", "--test", "LIST"], "list.txt:1: 'ann/no_0.wav' was given to another split too"),
+        (["--valid", "LIST", "--group-folder", "1"], "group 'ann': 'ann/no_0.wav' was given to valid"),
+        (["--group-folder", "2"], "--group-folder 2: finds nothing in 'ann/no_0.wav'"),
+        (["--group-pattern", "(bob)"], "--group-pattern (bob): finds nothing in 'ann/no_0.wav'"),
+        (["--group-pattern", "bob"], "--group-pattern: 'bob' was given; expected a regular expression with one pair"),
+        (["--group-folder", "0"], "--group-folder: 0 was given; expected 1 for the first"),
+        (["--group-folder", "1", "--valid", "0.4", "--test", "0.4", "--label-folder", "1"], "fell to valid.tsv"),
+        (["--label-pattern", "(yes)"], "--label-pattern: '(yes)' was given; expected"),
+        (["--label-folder", "5"], "--label-folder 5: none of 60 files lies so deep"),
+    ],
+)
+def test_splits_that_cannot_be_made_are_refused(speakers, tmp_path, refusal, options, message):
+    (tmp_path / "list.txt").write_text("ann/no_0.wav\n")
+    options = [option.replace("LIST", str(tmp_path / "list.txt")) for option in options]
+    assert message in refusal("manifest", speakers, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out" / "train.tsv").exists()
+
+
+def test_labels_that_are_there_are_not_left_beside_other_clips(speakers, tmp_path, capsys, refusal):
+    argv = ["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0.1"]
+    assert main([*argv, "--label-folder", "1"]) == 0
+    capsys.readouterr()
+    assert "train.lbl: holds labels of the clips" in refusal(*argv, "--seed", "5")
+
+
+def test_manifests_that_stay_as_they_are_keep_their_labels(speakers, tmp_path):
+    argv = ["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0.1"]
+    assert main(argv) == 0
+    (tmp_path / "train.lbl").write_text("own\n")
+    assert main(argv) == 0
+    assert (tmp_path / "train.lbl").read_text() == "own\n"
+
+
+def test_a_test_manifest_of_another_folder_stays(speakers, corpus, tmp_path):
+    assert main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0", "--test", "0.5"]) == 0
+    (tmp_path / "train.tsv").unlink()
+    before = (tmp_path / "test.tsv").read_bytes()
+    assert main(["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0"]) == 0
+    assert (tmp_path / "test.tsv").read_bytes() == before
+
+
 def test_a_stale_validation_manifest_is_not_left_beside_a_new_training_one(corpus, tmp_path, capsys, refusal):
     main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0.3"])
     capsys.readouterr()
