@@ -42,6 +42,7 @@ ROOMS_WITHOUT_FAIRSEQ = (
     *("evaluation", "inference"),
 )
 WITHOUT_FAIRSEQ = (
+    "cli.labels",
     "cli.manifest",
     "cli.reconstruct",
     "cli.export",

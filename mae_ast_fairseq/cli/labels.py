@@ -236,6 +236,8 @@ def describe_labels(counts: Mapping[str, int]) -> str:
     if not counts:
         return "none has a label"
     rarest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[rarest] == counts[most]:
+        return f"{len(counts)} labels, of {counts[most]} clips each"
     return f"{len(counts)} labels, of {counts[rarest]} ({rarest}) to {counts[most]} ({most}) clips"
 
 

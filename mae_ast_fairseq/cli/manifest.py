@@ -145,7 +145,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace, names: Sequence[str], root: Path) -> Plan:
     """Read what decides on splits: fractions, lists, groups and labels; raises ConfigError or ManifestError."""
-    labelling = find_labels(args, names, root)
+    readable = [name for name in names if not unwritable(name)]  # the others will be rejected, whatever is in them
+    labelling = find_labels(args, readable, root) if readable else None
     in_table = labelling.splits if labelling is not None else {}
     asked = {VALID: args.valid or ("0" if in_table else DEFAULT_VALID), TEST: args.test}
     fixed = {name: split for name, split in in_table.items() if split != TRAIN}
@@ -160,7 +161,7 @@ def _plan(args: argparse.Namespace, names: Sequence[str], root: Path) -> Plan:
     wanted = {*([TRAIN] if not in_table else []), *in_table.values(), *fixed.values()}
     wanted |= {split for split, fraction in fractions.items() if fraction > 0}
     splits = [split for split in SPLITS if split in wanted]
-    return Plan(asked, fractions, fixed, _groups(args, names), labelling, splits)
+    return Plan(asked, fractions, fixed, _groups(args, readable), labelling, splits)
 
 
 def _groups(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str] | None:

@@ -187,7 +187,7 @@ def labels_in_table(names: Sequence[str], table: Table, root: str | Path, join: 
     """
     for way in [join] if join else JOINS:
         index = defaultdict(list)
-        for name in names:
+        for name in dict.fromkeys(names):
             index[_key(name, way)].append(name)
         found = [(row, _look_up(table, row, index, way, Path(root))) for row in table.rows]
         if any(clip for _, clip in found):

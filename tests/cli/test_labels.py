@@ -7,6 +7,7 @@ import pytest
 import soundfile as sf
 
 from mae_ast_fairseq.cli import main
+from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.data.labels import read_labels, read_vocabulary
 from mae_ast_fairseq.data.manifest import read_manifest
 
@@ -98,6 +99,18 @@ def test_a_table_divides_anew_and_a_split_that_it_lacks_goes(data, tmp_path):
     assert not (data / "test.tsv").exists()
 
 
+def test_a_clip_that_is_listed_twice_has_its_label_twice(data, tmp_path):
+    line = (data / "train.tsv").read_text().splitlines()[1]
+    with (data / "valid.tsv").open("a") as stream:
+        stream.write(f"{line}\n")
+    rows = [f"{word}/{word}_{index}.wav,x" for word in WORDS[:2] for index in range(10)]
+    rows += [f'"{WORDS[2]}/{WORDS[2]}_{index}.wav",y' for index in range(10)]
+    assert main(["labels", str(data), "--table", _write_table(tmp_path, rows)]) == 0
+    labelled = _labelled(data)
+    name = line.partition("\t")[0]
+    assert labelled["valid"][name] == labelled["train"][name]
+
+
 def test_several_labels_and_clips_that_have_none(data, tmp_path):
     table = _write_table(tmp_path, ["no_1,a;b", "no_2,", "no_3, b"])
     argv = ["labels", str(data), "--out", str(tmp_path / "out"), "--table", table, "--separator", ";"]
@@ -126,6 +139,19 @@ def test_labels_of_clips_in_an_archive_go_by_their_names_there(data, tmp_path):
     main(["labels", str(tmp_path / "plain"), "--label-folder", "1"])
     for name in ("train.lbl", "valid.lbl"):
         assert (tmp_path / "packed" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+def test_what_is_labelled_is_probed(tmp_path, capsys):
+    write_corpus(tmp_path / "audio", num_clips=60, seconds=(0.3, 0.6))
+    argv = ["manifest", str(tmp_path / "audio"), "--out", str(tmp_path / "data"), "--valid", "0.1", "--test", "0.2"]
+    assert main([*argv, "--label-pattern", "(?P<label>[a-z_]+)_[0-9]+"]) == 0
+    capsys.readouterr()
+    argv = ["probe", "tiny", "--data", str(tmp_path / "data"), "--classifier", "ridge", "--no-baselines", "--json"]
+    assert main(argv) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["num_clips"], summary["num_classes"]) == (60, 4)
+    assert summary["results"][0]["runs"][0]["num_test"] == 12
+    assert summary["results"][0]["accuracy"]["mean"] > 0.5
 
 
 def test_a_class_that_a_split_lacks_is_warned_of(data, tmp_path, capsys):

@@ -226,6 +226,31 @@ def test_a_table_says_labels_and_splits(speakers, tmp_path, capsys):
     assert "6 of 6 labels are not in every split: 'ann' (1 clip, none in test)" in err
 
 
+def test_a_fraction_is_taken_of_what_a_table_has_in_train(speakers, tmp_path):
+    rows = [
+        f"{speaker}_{index},{speaker},{'test' if index > 7 else 'train'}" for speaker in SPEAKERS for index in range(10)
+    ]
+    for path in sorted(speakers.rglob("*.wav")):
+        path.rename(path.with_name(f"{path.parent.name}_{path.stem[-1]}.wav"))
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,split", *rows]))
+    argv = ["manifest", str(speakers), "--out", str(tmp_path), "--table", str(tmp_path / "t.csv"), "--valid", "0.25"]
+    assert main(argv) == 0
+    splits = _splits(tmp_path)
+    assert {split: len(names) for split, names in splits.items()} == {"train": 36, "valid": 12, "test": 12}
+    assert {name[-5] for name in splits["test"]} == set("89")
+    assert (tmp_path / "valid.lbl").read_text().split() == [name for name in SPEAKERS for _ in range(2)]
+
+
+def test_a_name_that_no_manifest_can_hold_is_rejected_and_not_labelled(speakers, tmp_path):
+    bad = bytes(speakers / "ann") + b"/b\xe9d_1.wav"
+    with open(bad, "wb") as stream:  # noqa: PTH123
+        stream.write((speakers / "ann" / "no_0.wav").read_bytes())
+    argv = ["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0", "--label-pattern", "(?P<label>.+)_"]
+    assert main(argv) == 0
+    assert (tmp_path / "labels.txt").read_text() == "no\nyes\n"
+    assert "name: is not UTF-8" in (tmp_path / "rejected.tsv").read_text()
+
+
 def test_labels_of_an_archive_go_by_the_names_in_it(speakers, tmp_path):
     argv = ["--valid", "0.2", "--label-folder", "1", "--zip", str(tmp_path / "a.zip")]
     assert main(["manifest", str(speakers), "--out", str(tmp_path / "one"), *argv]) == 0
