@@ -230,10 +230,11 @@ def _look_up(table: Table, row: TableRow, index: Mapping[str, list[str]], way: s
 
 def _below(root: Path, table: Table, row: TableRow) -> list[str]:
     """Return what a path may be below the root, seen from there or from the table's own folder."""
-    for resolve in (os.path.normpath, os.path.realpath):
-        top = Path(resolve(root.absolute()))
-        places = [Path(resolve(folder.absolute() / _key(row.clip, "path"))) for folder in (root, table.file.parent)]
-        below = [_key(place.relative_to(top).as_posix(), "path") for place in places if place.is_relative_to(top)]
+    path = _key(row.clip, "path")
+    for resolve in (os.path.abspath, os.path.realpath):  # on strings: a table may have millions of rows
+        top = resolve(root).rstrip("/") + "/"
+        places = [resolve(os.path.join(folder, path)) for folder in (root, table.file.parent)]  # noqa: PTH118
+        below = [_key(place.removeprefix(top), "path") for place in places if place.startswith(top)]
         if below:
             return below
     _refuse(
