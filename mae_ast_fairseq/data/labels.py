@@ -233,7 +233,7 @@ def _lines(file: Path) -> Iterator[str]:
             for line in stream:
                 yield line.removesuffix("\n").removesuffix("\r")
     except OSError as error:
-        reason = "there is no such file" if not file.exists() else str(error.strerror or error)
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
         _refuse(str(file), reason, "a list of labels", "write one, as manifests/README.md says")
 
 

@@ -175,8 +175,8 @@ def _read_text(file: Path) -> bytes:
         with open_regular(file) as stream:
             text = stream.read()
     except OSError as error:
-        if file.exists():
-            found = "this is a folder" if file.is_dir() else str(error.strerror or error)
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            found = "this is a folder" if isinstance(error, IsADirectoryError) else str(error.strerror or error)
             _refuse(str(file), found, "a manifest that can be read", "correct the path or its permissions")
         if not file.parent.is_dir():
             _refuse(str(file), f"there is no folder {file.parent}", "a manifest", "correct the path (`task.data`)")

@@ -197,6 +197,12 @@ def test_a_folder_without_manifests_is_named(tmp_path, refusal):
     assert f"{tmp_path / 'train.tsv'}: there is no such file" in refusal("labels", tmp_path, "--label-folder", "1")
 
 
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, refusal):
+    # As one that may not be read, but for root too.
+    message = refusal("labels", tmp_path / ("x" * 300), "--label-folder", "1")
+    assert "train.tsv: File name too long; expected a manifest that can be read" in message
+
+
 def test_manifests_of_several_roots_are_refused(data, tmp_path, refusal):
     lines = (data / "valid.tsv").read_text().splitlines()
     (data / "valid.tsv").write_text("\n".join([str(tmp_path), *lines[1:], ""]))

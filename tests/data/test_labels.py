@@ -91,6 +91,11 @@ def test_a_single_label_is_exactly_one(tmp_path, line, found):
         read(tmp_path, f"cat\n{line}\ndog\n", 3, multi_label=False)
 
 
+def test_a_label_file_that_cannot_be_looked_for_is_named(tmp_path):
+    with pytest.raises(ManifestError, match=r"xx.lbl: File name too long; expected"):
+        read_labels(tmp_path / f"{'x' * 300}.lbl", ANIMALS, 1, False)
+
+
 def test_a_label_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"none\.lbl: there is no such file; expected a list of labels"):
         read_labels(tmp_path / "none.lbl", ANIMALS, 1, False)
