@@ -91,6 +91,11 @@ def add_label_arguments(parser: argparse.ArgumentParser, required: bool) -> None
 
 def find_labels(args: argparse.Namespace, names: Sequence[str], root: Path) -> Labelling | None:
     """Find the labels of clips, given by their paths below the root; None where the arguments ask for none."""
+    for option in ("split_column", "separator", "join"):
+        value = getattr(args, option)
+        if value == "" or (value is not None and args.table is None):
+            name = f"--{option.replace('_', '-')} {value!r}"
+            raise ConfigError(f"{name}: expected a text that is not empty, together with --table; give both or neither")
     if args.label_folder is not None:
         return labels_in_folders(names, args.label_folder)
     if args.label_pattern is not None:

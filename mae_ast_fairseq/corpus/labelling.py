@@ -107,7 +107,7 @@ def read_table(
 
     split_column: None for "split", if there is one. separator: what is between several labels; None: each clip has one.
 
-    Raises ConfigError, which names the file and its first bad line, or the columns that are there.
+    Raises ManifestError, which names the file and its first bad line, or the columns that are there.
     """
     file = Path(path)
     lines = _read_rows(file)
@@ -121,8 +121,8 @@ def read_table(
         if len(cells) != len(header):
             _refuse(where, f"{len(cells)} columns", f"{len(header)}, as in the header", "mend the line")
         clip, label, *split = (cells[column] for column in columns)
-        if not clip:
-            _refuse(where, f"{clip_column!r} is empty", "a path, name or stem", "fill it in or delete the line")
+        if not clip or "\0" in clip:
+            _refuse(where, f"{clip!r} as {clip_column!r}", "a path, name or stem", "fill it in or delete the line")
         labels = _labels(where, label, separator)
         rows.append(TableRow(line, clip, labels, _split(where, *split) if split else None))
     if not rows:
@@ -182,8 +182,8 @@ def labels_in_table(names: Sequence[str], table: Table, root: str | Path, join: 
 
     join: one of JOINS; None for the first of them by which any row finds a clip.
 
-    Raises ConfigError where none does, where a path lies outside of the root, a name is that of several clips, or rows
-    contradict each other.
+    Raises ManifestError where none does, where a path lies outside of the root, a name is that of several clips, or
+    rows contradict each other.
     """
     for way in [join] if join else JOINS:
         index = defaultdict(list)

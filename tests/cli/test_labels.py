@@ -180,6 +180,11 @@ def _paths(path):
         (["--table", "T", "--label-column", "class"], "t.csv:1: no column 'class' among 'path', 'label'"),
         (["--table", "T", "--split-column", "part"], "t.csv:1: no column 'part' among"),
         (["--table", "T", "--join", "stem"], "t.csv:2: this row's 'no_x' is none of the 30 files"),
+        (["--table", "T", "--separator", ""], "--separator '': expected a text that is not empty"),
+        (
+            ["--label-folder", "1", "--split-column", "a"],
+            "--split-column 'a': expected a text that is not empty, together",
+        ),
         (["--table", "EMPTY"], "no row that is a file's has a label in 'label'"),
         (["--label-folder", "1", "--table", "T"], "not allowed with argument"),
         ([], "one of the arguments --label-folder --label-pattern --table is required"),

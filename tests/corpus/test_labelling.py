@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_ast_fairseq.corpus.labelling import in_folder, labels_in_folders, labels_in_names, labels_in_table, read_table
+from mae_ast_fairseq.corpus.labelling import (
+    JOINS,
+    in_folder,
+    labels_in_folders,
+    labels_in_names,
+    labels_in_table,
+    read_table,
+)
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 
 NAMES = ["a/dog_1.wav", "a/cat_2.flac", "b/c/cat_3.wav"]
@@ -86,7 +93,8 @@ def test_splits_go_by_the_names_that_tables_use(read):
         ("path,label\n", "t.csv:2: nothing follows the header"),
         ("", "t.csv:1: no column 'path' among none"),
         ("path,label\na,x\nb,y,z\n", "t.csv:3: 3 columns; expected 2"),
-        ("path,label\n,x\n", "t.csv:2: 'path' is empty"),
+        ("path,label\n,x\n", "t.csv:2: '' as 'path'; expected a path"),
+        ("path,label\n/\0,x\n", "as 'path'; expected a path"),
         ("path,label,split\na,x,fold1\n", "t.csv:2: the split 'fold1'; expected one of train"),
         ('path,label\na,"x\n', "t.csv:2: unexpected end of data"),
         ("path,label\na,\x07\n", "t.csv:2: the name"),
@@ -208,15 +216,20 @@ def test_any_labels_are_found_again(tmp_path_factory, labels, mark):
     assert found.labels == {f"{stem}.wav": (label,) for stem, label in labels.items()}
 
 
-@settings(deadline=None)
-@given(st.binary(max_size=60))
-def test_any_bytes_are_a_table_or_refused(tmp_path_factory, data):
+ROWS = st.lists(st.text('ab/.\\";,é\0\r1', max_size=12)).map(lambda lines: "\n".join(lines).encode())
+
+
+@settings(deadline=None, max_examples=200)
+@given(ROWS | st.binary(max_size=60), st.sampled_from([None, *JOINS]))
+def test_any_bytes_are_a_table_or_refused(tmp_path_factory, data, join):
     path = tmp_path_factory.mktemp("table") / "t.csv"
     path.write_bytes(b"path,label\n" + data)
     try:
-        assert read_table(path, "path", "label", None, None).rows
+        table = read_table(path, "path", "label", None, None)
+        found = labels_in_table(["a/b.wav", "a.wav", "b.wav"], table, path.parent, join)
     except UserError as error:
         message = str(error)
     else:
-        message = f"{path}: fine"
+        message = f"{path}: {len(found.labels)} labels"
+        assert len(found.labels) + len(found.unused) <= len(table.rows)
     assert message.startswith(str(path))
