@@ -1,6 +1,7 @@
 """Labelled clips and how `mae-ast probe` splits them: as they are, into folds, or by groups such as speakers."""
 
 import argparse
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, 
     if len(set(names)) < len(names):
         raise ConfigError(f"splits {', '.join(names)}: one is named twice; expected different ones")
     manifests = [read_manifest(args.data / f"{name}.tsv") for name in names]
-    if (args.data / FILE_NAME).exists():
+    if _is_there(args.data / FILE_NAME):
         vocabulary = read_vocabulary(args.data / FILE_NAME)
     else:
         vocabulary = collect_vocabulary(args.data / f"{name}.lbl" for name in (names if is_divided else names[:1]))
@@ -116,9 +117,9 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, 
 def _given_splits(args: argparse.Namespace) -> list[str]:
     """Return the splits to use as they are: train, test, and valid where it is."""
     valid = args.valid
-    if valid is None and args.test != "valid" and (args.data / "valid.tsv").exists():
+    if valid is None and args.test != "valid" and _is_there(args.data / "valid.tsv"):
         valid = "valid"
-    if not (args.data / f"{args.test}.tsv").exists():
+    if not _is_there(args.data / f"{args.test}.tsv"):
         raise ConfigError(
             f"--test {args.test}: there is no {args.data / args.test}.tsv; expected a split to test on; name one, or "
             "divide --split with --folds, --groups or --group-pattern"
@@ -180,3 +181,8 @@ def _split(args: argparse.Namespace, data: ProbeData, parts: np.ndarray, seed: i
     if args.shots is None:
         return found
     return [splits.few_shot(data, split, args.shots, seed) for split in found]
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether there is something; in a folder that may not be read, nothing is found."""
+    return os.path.exists(path)  # noqa: PTH110 Path.exists raises PermissionError
