@@ -3,18 +3,19 @@
 # make soak   train for 5,000 updates and see whether memory, open files or shared memory grow
 # make fuzz   run mutated inputs through all that reads them; FUZZ_ARGS="audio --first 26000" for others
 # make chaos  kill, signal and starve runs, and compare them with undisturbed ones: half an hour
+# make dist   build the wheel and the source archive in dist
 # make lint   check style, format and types
 # make clean  remove what the others made
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test chaos fuzz soak lint clean
+.PHONY: install demo test chaos fuzz soak dist lint clean
 
 install: .venv/installed
 
 .venv/installed: setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[av,dev,plot]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@
 
 demo: install
@@ -32,11 +33,14 @@ fuzz: install
 chaos: install
 	$(BIN)/python -m tests.chaos --home outputs/chaos $(CHAOS_ARGS)
 
+dist: install
+	$(BIN)/python -m build --no-isolation
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis outputs multirun demo
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis outputs multirun demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,6 +17,24 @@ FAIRSEQ = (
     "and implementation_name == 'cpython' and python_version < '3.13'"
 )
 
+PROBE = ["scikit-learn>=1.6", "scipy>=1.11"]
+EXTRAS = {
+    "av": ["av>=18"],
+    "hub": ["huggingface_hub>=0.30"],
+    "plot": ["matplotlib>=3.8"],
+    "probe": PROBE,
+    "train": [FAIRSEQ, "hydra-core>=1.3", "tensorboard>=2.16", *PROBE],
+}
+DEV = [
+    "build>=1.2",
+    "hypothesis>=6.100",
+    "mypy>=1.11",
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.6",
+    "setuptools>=77",
+]
+
 
 class BuildWithExamples(build_py):
     """Puts the recipes, which lie beside the package in a clone, inside an installed one."""
@@ -39,25 +57,16 @@ setup(
     package_data={"mae_ast_fairseq": ["py.typed", "weights/*"]},
     install_requires=[
         "argcomplete>=3",
-        FAIRSEQ,
-        "hydra-core>=1.3",
         "numpy>=1.26",
         "omegaconf>=2.3",
         "safetensors>=0.4",
-        "scikit-learn>=1.6",
-        "scipy>=1.11",
         "soundfile>=0.13",
         "soxr>=0.5",
         "tabulate>=0.9",
-        "tensorboard>=2.16",
         "torch>=2.6",
         "tqdm>=4.66",
     ],
-    extras_require={
-        "av": ["av>=18"],
-        "plot": ["matplotlib>=3.8"],
-        "dev": ["hypothesis>=6.100", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.6", "setuptools>=77"],
-    },
+    extras_require={**EXTRAS, "all": sorted(set().union(*EXTRAS.values())), "dev": DEV},
     cmdclass={"build_py": BuildWithExamples},
     entry_points={"console_scripts": ["mae-ast = mae_ast_fairseq.cli:main"]},
 )

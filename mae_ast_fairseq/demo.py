@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mae_ast_fairseq.corpus.scan import find_audio
 from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.extras import require
 
 NUM_CLIPS = 600
 NUM_UPDATES = 1000
@@ -54,6 +55,8 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
 
     Results lie in `out/synthetic`, or under the name of the corpus' folder; those of an earlier demo are replaced.
     """
+    for extra in ("train", "plot"):
+        require(extra, "the demo")
     folder = out / ("synthetic" if audio is None else audio.resolve().name)
     if (folder / "train.log").exists():
         shutil.rmtree(folder)

@@ -16,6 +16,7 @@ PACKAGE = ROOT.name
 FLOORS = {
     "errors": 0,
     "rng": 0,
+    "extras": 1,
     "files": 1,
     "levels": 1,
     "precision": 1,
@@ -38,8 +39,8 @@ FLOORS = {
     "demo": 10,
 }
 ROOMS_WITHOUT_FAIRSEQ = (
-    *("errors", "rng", "files", "levels", "precision", "config", "recipes", "nn", "data", "corpus", "checkpoints"),
-    *("evaluation", "inference"),
+    *("errors", "rng", "extras", "files", "levels", "precision", "config", "recipes", "nn", "data", "corpus"),
+    *("checkpoints", "evaluation", "inference"),
 )
 WITHOUT_FAIRSEQ = (
     "cli.labels",
@@ -52,16 +53,21 @@ WITHOUT_FAIRSEQ = (
     "cli.predict",
 )
 
-# What a finder does not find is not installed: for find_spec as for import.
-HIDE_FAIRSEQ = """
+
+def hide(*packages: str) -> str:
+    """Return code that hides packages: what a finder does not find is not installed, for find_spec as for import."""
+    return f"""
 import sys
 class Hiding:
     def __init__(self, finder):
         self.finder = finder
     def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] == "fairseq" else self.finder.find_spec(name, path, target)
+        return None if name.partition(".")[0] in {packages!r} else self.finder.find_spec(name, path, target)
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path if hasattr(finder, "find_spec")]
 """
+
+
+HIDE_FAIRSEQ = hide("fairseq")
 
 
 def module_name(path: Path) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, check_fields, listed, refuse, section, select_fields, shown
+from mae_ast_fairseq.checkpoints.names import checkpoint_path
 from mae_ast_fairseq.checkpoints.released import MODEL_TYPES as RELEASED_MODEL_TYPES
 from mae_ast_fairseq.checkpoints.released import TASK_TYPES as RELEASED_TASK_TYPES
 from mae_ast_fairseq.checkpoints.released import Released, set_aside, tensor_shapes
@@ -22,14 +23,10 @@ from mae_ast_fairseq.checkpoints.version import read_state
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, FinetuningFields
 from mae_ast_fairseq.config.pretraining import EncoderFields, MaeAstFields, PretrainingTaskFields
 from mae_ast_fairseq.errors import CheckpointError, ConfigError, get_logger
-from mae_ast_fairseq.files import package_folder
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 
 logger = get_logger(__name__)
-
-BUNDLED = {"tiny": package_folder() / "weights" / "tiny.safetensors"}
-"""Checkpoints that the package brings, by the names that stand for their paths; a card lies beside each."""
 
 HARMLESS_MODEL_FIELDS = (
     *("mask_channel_length", "mask_channel_prob", "mask_channel_selection", "mask_channel_other"),
@@ -88,17 +85,11 @@ class Checkpoint(NamedTuple):
     """what a file in the released layout has besides"""
 
 
-def checkpoint_path(name: str | Path) -> Path:
-    """Return the path of a checkpoint: of one that the package brings by its name, unless a file is called so."""
-    path = Path(name)
-    return path if path.is_file() else BUNDLED.get(str(name), path)
-
-
 def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> Checkpoint:
     """Read a checkpoint of one of our models, a released one, or what `mae-ast export` wrote, and check all in it.
 
     Args:
-        path: a file, or one of BUNDLED.
+        path: a file, or what else `checkpoint_path` takes for a checkpoint's name.
         ignore_unknown: fields of `cfg.model` to leave out where they are unknown here; others that are unknown may
             change what the model computes and are refused. Unknown fields of `cfg.task` are only warned of.
 

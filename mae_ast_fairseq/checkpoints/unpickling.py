@@ -1,6 +1,7 @@
 """Files of torch.save and of safetensors, read without trusting them: tensors and plain values, nothing executed."""
 
 import json
+import os
 import re
 import struct
 import warnings
@@ -13,13 +14,20 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from mae_ast_fairseq.checkpoints.fields import refuse, section
+from mae_ast_fairseq.checkpoints.names import CONFIG, WEIGHTS
 from mae_ast_fairseq.files import open_regular
 
 METADATA = "mae_ast_fairseq"
-"""Key of a safetensors file's metadata that holds, as JSON, what a checkpoint of fairseq has besides its weights."""
+"""Key of a safetensors file's metadata that holds, as JSON, what a checkpoint of fairseq has besides its weights.
 
+It is one of `config.json` where that, as on the Hugging Face hub, lies beside a file without it.
+"""
+
+MAX_CONFIG_BYTES = 2**24  # of tens of thousands of labels
+EXPORT = "export the checkpoint with `mae-ast export --to safetensors` or `--to huggingface`"
 FETCH_AGAIN = "copy or download it again, or take another checkpoint of the run"
 
 _OLD_PICKLE = b"\x80\2"
@@ -37,7 +45,8 @@ def read_content(path: Path, mapped: bool = False) -> Mapping[str, Any]:
         with open_regular(path) as file:
             start = file.read(_LENGTH_BYTES + 1)
     except OSError as error:
-        found = f"it cannot be read ({error.strerror or error})" if path.exists() else "there is no such file"
+        is_there = os.path.lexists(path)  # never raises, whatever a name holds
+        found = f"it cannot be read ({error.strerror or error})" if is_there else "there is no such file"
         refuse(path, found, "a checkpoint", "name a file that is there and may be read, such as checkpoint_best.pt")
     if _begins_safetensors(start):
         return _read_safetensors(path)
@@ -79,11 +88,26 @@ def damage(path: Path) -> str | None:
 
 def as_safetensors(content: Mapping[str, Any]) -> bytes:
     """Return a safetensors file from which `read_content` reads `content`: all but `model` are plain values."""
-    others = dict(content)
-    state = others.pop("model").items()
+    others = {name: value for name, value in content.items() if name != "model"}
+    return _weights(content["model"], {METADATA: json.dumps(others, allow_nan=False)})
+
+
+def as_folder(content: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the files of a model on the Hugging Face hub, by their names, from which `read_content` reads `content`.
+
+    The config is for people and other programs to read, and what stands in it counts.
+    """
+    others = {name: value for name, value in content.items() if name != "model"}
+    config = {"model_type": content["cfg"]["model"]["_name"], METADATA: others}
+    text = json.dumps(config, indent=2, allow_nan=False, ensure_ascii=False)
+    return {WEIGHTS: _weights(content["model"], {"format": "pt"}), CONFIG: f"{text}\n".encode()}
+
+
+def _weights(state: Mapping[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Return a safetensors file of some tensors and metadata."""
     # Cloned: tensors of a file may share memory, which safetensors refuses.
-    apart = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state}
-    return save(apart, {METADATA: json.dumps(others, allow_nan=False)})
+    apart = {key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
+    return save(apart, metadata)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -94,15 +118,33 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     except Exception as error:  # SafetensorError has no base of its own, and dtypes of torch may be missing
         reason = str(error).splitlines()[0].rpartition("header: ")[2]
         refuse(path, f"its safetensors header is broken ({reason})", "a whole file", FETCH_AGAIN)
-    key = f"metadata.{METADATA}"
-    if METADATA not in metadata:
-        written = "weights with their config, as `mae-ast export --to safetensors` writes"
-        refuse(path, f"{key} is missing: a safetensors file of another program", written, "export the checkpoint")
+    key, config = f"metadata.{METADATA}", path.with_name(CONFIG)
+    if METADATA in metadata:
+        return {**section(path, {METADATA: _parse(path, key, metadata[METADATA])}, key), "model": state}
+    if not config.is_file():
+        found = f"{key} is missing, and {CONFIG} beside it too: a safetensors file of another program"
+        refuse(path, found, "weights with their config", EXPORT)
+    return {**_read_config(config), "model": state}
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """Return what the config beside a file of weights holds, in the layout of a fairseq checkpoint."""
     try:
-        content = json.loads(metadata[METADATA])
+        with open_regular(path) as file:
+            text = file.read(MAX_CONFIG_BYTES)
+    except OSError as error:
+        refuse(path, f"it cannot be read ({error.strerror or error})", "the config of a model", FETCH_AGAIN)
+    config = section(path, {"config": _parse(path, "it", text)}, "config")
+    if METADATA not in config:
+        refuse(path, f"{METADATA} is missing: the config of another program's model", "one of ours", EXPORT)
+    return section(path, config, METADATA)
+
+
+def _parse(path: Path, key: str, text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         refuse(path, f"{key} cannot be read ({str(error).splitlines()[0]})", "JSON", FETCH_AGAIN)
-    return {**section(path, {METADATA: content}, key), "model": state}
 
 
 def _unpickle(path: Path, is_zip: bool, mapped: bool) -> Any:

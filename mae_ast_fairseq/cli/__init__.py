@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import NoReturn
 
 from mae_ast_fairseq import __version__
-from mae_ast_fairseq.errors import UserError, one_line
+from mae_ast_fairseq.errors import ConfigError, UserError, one_line
+from mae_ast_fairseq.extras import require
 
 PROG = "mae-ast"
 
@@ -20,7 +21,7 @@ COMMANDS = {
     "benchmark": "Measure recipes against each other: time, memory and operations of a step, loader, fairseq's loop.",
     "check": "Compare every row of a manifest with its file; exit code 1 where anything is wrong.",
     "evaluate": "Score a fine-tuned classifier on a labelled split: metrics with confidence intervals, and each class.",
-    "export": "Write a checkpoint for others: in the released layout, for s3prl, or as safetensors.",
+    "export": "Write a checkpoint for others: in the released layout, for s3prl, as safetensors, or for a hub.",
     "extract": "Write the features of a manifest's clips, or of files, to disk; run again, it keeps what is whole.",
     "labels": "Label the clips of manifests: from their folders, their names or a table.",
     "manifest": "Write train.tsv, valid.tsv, test.tsv for a folder of audio, labels if wanted, and what was rejected.",
@@ -32,6 +33,9 @@ COMMANDS = {
     "train": "Train a recipe: fairseq-hydra-train from any folder, also under torchrun and Slurm.",
 }
 """Each command, a module of this folder, and what it does in a line."""
+
+NEEDS = {"benchmark": "train", "evaluate": "probe", "probe": "probe", "train": "train"}
+"""The extra that a command cannot do without."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -86,6 +90,11 @@ def _build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         for name, text in COMMANDS.items():
             subparsers.add_parser(name, help=text)
         return parser
+    if wanted in NEEDS:
+        try:
+            require(NEEDS[wanted], "this command")
+        except ConfigError as error:
+            parser.exit(EXIT_USER_ERROR, f"{PROG} {wanted}: {error}\n")
     command = import_module(f"{__name__}.{wanted}")
     subparser = subparsers.add_parser(
         wanted,

@@ -7,12 +7,12 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.extras import require
 
 EXAMPLE = (
     "mae-ast benchmark mae_ast_patch ssast_patch --attention-dropout 0 --precision float32 bfloat16\n\n"
@@ -155,13 +155,10 @@ def _plan(args: argparse.Namespace) -> Any:
 
 def _check_files(args: argparse.Namespace) -> None:
     """Raise ConfigError where results could not be made or written, or a manifest is not there."""
-    from mae_ast_fairseq.evaluation.plots import require_matplotlib
     from mae_ast_fairseq.files import check_file, prepare_folder
 
-    if find_spec("fairseq") is None:
-        raise ConfigError("fairseq is not installed, whose loss and loop are measured; install it as setup.py names it")
     if args.plot is not None:
-        require_matplotlib()
+        require("plot", "--plot")
     for option, file in (("--out", args.out), ("--plot", args.plot)):
         if file is not None:
             prepare_folder(option, file.parent)

@@ -17,6 +17,7 @@ from mae_ast_fairseq.corpus.scan import write_lines, write_rejected
 from mae_ast_fairseq.corpus.script import read_lines
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError, printable
+from mae_ast_fairseq.extras import require
 from mae_ast_fairseq.files import check_file
 
 EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"
@@ -110,10 +111,8 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if args.fix.exists() and args.manifest.exists() and args.fix.samefile(args.manifest):
             raise ConfigError(f"--fix {args.fix}: that is the manifest itself; expected another file, so that it stays")
     if args.plot:
-        from mae_ast_fairseq.evaluation.plots import require_matplotlib  # loads torch, which only a picture needs
-
         check_file("--plot", args.plot, ".png")
-        require_matplotlib()
+        require("plot", "--plot")
 
 
 def _read_labels(manifest: Path, num_rows: int) -> list[str] | None:

@@ -17,6 +17,7 @@ from mae_ast_fairseq.cli.model import (
     add_device_arguments,
     add_input_arguments,
     check_device_arguments,
+    find_checkpoint,
     read_clips,
 )
 from mae_ast_fairseq.cli.printing import print_result
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     record = args.out / f"{stem}.json"
     placement = check_device_arguments(args, None if args.overwrite else recorded_precision(record))
     clips = read_clips(args)
-    model = load_pretrained(args.checkpoint, ignore_unknown=args.ignore_unknown).encoder.to(*placement)
+    model = load_pretrained(find_checkpoint(args), ignore_unknown=args.ignore_unknown).encoder.to(*placement)
     layer_numbers("--layer", args.layers, model.num_layers)
     if args.readout is not None:
         check_readout("--readout", args.readout, model.grid.rows)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.names import checkpoint_path
+from mae_ast_fairseq.checkpoints.read import Checkpoint, read_checkpoint
 from mae_ast_fairseq.corpus.scan import find_source
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
-from mae_ast_fairseq.files import check_file
+from mae_ast_fairseq.files import check_file, prepare_folder
 from mae_ast_fairseq.inference.chunks import min_seconds
 from mae_ast_fairseq.inference.encoder import PRECISIONS
 from mae_ast_fairseq.inference.loading import FileList
@@ -29,7 +30,7 @@ AUTO = "auto"
 
 def add_checkpoint_argument(parser: argparse.ArgumentParser, text: str) -> None:
     """Declare `checkpoint`, with `text` for its help, and what of it may be ignored."""
-    parser.add_argument("checkpoint", type=checkpoint_path, help=text)
+    parser.add_argument("checkpoint", help=f"{text}; a file, a folder of `export --to huggingface`, or USER/NAME there")
     add_ignore_unknown(parser)
 
 
@@ -44,13 +45,21 @@ def add_ignore_unknown(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def find_checkpoint(args: argparse.Namespace) -> Path:
+    """Put the path of the checkpoint in place of what was named, and return it; raises as `checkpoint_path` does."""
+    args.checkpoint = checkpoint_path(args.checkpoint)
+    return args.checkpoint
+
+
 def open_checkpoint(args: argparse.Namespace) -> Checkpoint:
-    """Read the checkpoint that was named; raises CheckpointError."""
+    """Find and read the checkpoint that was named; raises CheckpointError."""
+    find_checkpoint(args)
     return read_checkpoint(args.checkpoint, args.ignore_unknown)
 
 
 def check_out(out: Path, checkpoints: Sequence[Path]) -> None:
-    """Raise ConfigError unless `out` can be written and is none of the checkpoints that are read."""
+    """Make the folder of `out`; raise ConfigError unless it can be written and is none of the checkpoints."""
+    prepare_folder("--out", out.parent)
     check_file("--out", out)
     if out.exists() and any(path.exists() and path.samefile(out) for path in checkpoints):
         raise ConfigError(f"--out {out}: this is the checkpoint itself, which is not overwritten; name another file")

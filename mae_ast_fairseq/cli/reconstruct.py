@@ -25,6 +25,7 @@ from mae_ast_fairseq.config.pretraining import MaskingFields
 from mae_ast_fairseq.data.masking import STRATEGIES, Masking
 from mae_ast_fairseq.errors import AudioError, CheckpointError, ConfigError, printable
 from mae_ast_fairseq.evaluation import plots
+from mae_ast_fairseq.extras import require
 from mae_ast_fairseq.files import prepare_folder
 from mae_ast_fairseq.inference.loading import BrokenFiles, load_part, readable_samples, unusable
 from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Choose the clips, reconstruct and draw each, print the scores; 1 where some are broken, 2 where all are."""
     placement = check_device_arguments(args)
-    plots.require_matplotlib()
+    require("plot", "a picture")
     clips = read_clips(args)
     checkpoint = open_checkpoint(args)
     masking = _masking(args, checkpoint)

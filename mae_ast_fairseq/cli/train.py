@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from functools import wraps
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; exits with the run's code."""
-    if find_spec("fairseq") is None:
-        raise ConfigError("fairseq is not installed, which trains; expected fairseq 0.12; `pip install ve-fairseq`")
     if re.match(r"[+~]*[\w.]+=", args.recipe):
         raise ConfigError(f"{args.recipe}: a recipe comes first, as in `mae-ast train mae_ast_tiny {args.recipe}`")
     from hydra._internal.utils import get_args_parser

@@ -54,7 +54,8 @@ class FinetuningFields(ClassifierFields):
 
     pretrained: Optional[str] = option(
         None,
-        "checkpoint whose encoder to start from (mae_ast, ssast, released, a classifier), or tiny; none: from scratch",
+        "whose encoder to start from: a checkpoint (mae_ast, ssast, released, a classifier), a folder for the hub, "
+        "USER/NAME on it, or tiny; none: from scratch",
     )
     freeze_finetune_updates: int = option(
         0,

@@ -3,13 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.extras import require
 from mae_ast_fairseq.files import atomic_write, prepare_folder
 from mae_ast_fairseq.nn.fbank import FRAME_SHIFT, HIGH_FREQUENCY, LOW_FREQUENCY, SAMPLE_RATE
 
@@ -24,14 +24,6 @@ MAX_COUNTED_CLASSES = 20  # of a confusion matrix with counts in its cells
 MAX_NAMED_CLASSES = 120  # beyond, names would be specks
 MAX_NAME = 24  # characters of a class' name
 COUNTED_INCHES, OTHER_INCHES = 0.5, 0.17  # of a class with counts in its cells, and without
-
-
-def require_matplotlib() -> None:
-    """Raise ConfigError where matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
-        raise ConfigError(
-            "pictures need matplotlib, which is not installed; install it with `pip install 'mae_ast_fairseq[plot]'`"
-        )
 
 
 def band_of_hertz(hertz: float, num_mel_bins: int) -> float:
@@ -58,7 +50,7 @@ def save_reconstruction(
 
 def check_confusion(path: Path, multi_label: bool) -> None:
     """Raise ConfigError unless `--confusion` names a file to write for single labels, and matplotlib is there."""
-    require_matplotlib()
+    require("plot", "--confusion")
     if multi_label:
         raise ConfigError("--confusion: with many labels there is no confusion matrix; expected single labels")
     if path.is_dir():
@@ -83,7 +75,7 @@ def save_figure(path: Path, draw: Callable[[], Any]) -> None:
 
     Raises ConfigError where matplotlib is not installed.
     """
-    require_matplotlib()
+    require("plot", "a picture")
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():

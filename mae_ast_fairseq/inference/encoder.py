@@ -53,6 +53,8 @@ def load_pretrained(
 ) -> "PretrainedEncoder":
     """Return the encoder of a checkpoint, ours or in the released layout, ready for `model(waveform)`.
 
+    path: a file, a folder that `mae-ast export --to huggingface` wrote, `tiny`, or a model on the Hugging Face hub,
+        `user/name` or `user/name@revision`, of which safetensors and JSON alone are fetched.
     precision: `float32`, `bfloat16` or `float16`; log-Mel frames are computed and normalised in float32 anyway.
     ignore_unknown: fields of the file's model that are unknown here and, as you know, change nothing.
 

@@ -12,7 +12,8 @@ from fairseq.tasks import register_task
 from omegaconf import open_dict
 from torch import Tensor, nn
 
-from mae_ast_fairseq.checkpoints.read import Checkpoint, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.names import checkpoint_path
+from mae_ast_fairseq.checkpoints.read import Checkpoint, read_checkpoint
 from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE, encoder_state, taken_fields
 from mae_ast_fairseq.config.classification import ClassificationTaskFields, check_classification_task
 from mae_ast_fairseq.config.continuing import network

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mae_ast_fairseq
-from mae_ast_fairseq.checkpoints.read import BUNDLED, build_model, checkpoint_path, read_checkpoint
+from mae_ast_fairseq.checkpoints.names import BUNDLED, checkpoint_path
+from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.errors import CheckpointError
 from tests.tiny import log_mel_like

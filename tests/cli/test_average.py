@@ -29,7 +29,7 @@ def test_the_mean_of_one_is_that_one(tmp_path, capsys, json_option):
         assert text == f"mae_ast: the mean of 2 checkpoints\nwritten to {out}\n"
 
 
-@pytest.mark.parametrize("out", ["a.pt", "gone/mean.pt", "."])
+@pytest.mark.parametrize("out", ["a.pt", "a.pt/mean.pt", "."])
 def test_a_file_that_cannot_be_written_is_named(tmp_path, out):
     file = pretrained(tmp_path / "a.pt")
     before = file.read_bytes()

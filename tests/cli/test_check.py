@@ -12,11 +12,11 @@ import time
 import pytest
 import soundfile as sf
 
+from mae_ast_fairseq import extras
 from mae_ast_fairseq.cli import check as command
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.corpus.check import ERROR, KINDS
 from mae_ast_fairseq.data.manifest import read_manifest
-from mae_ast_fairseq.evaluation import plots
 from tests.corpus.test_check import noise, plant, write_clean
 
 
@@ -201,7 +201,7 @@ def test_nothing_to_draw_is_an_empty_picture(tmp_path, capsys):
 
 
 def test_without_matplotlib_it_says_how_to_get_it(clean, tmp_path, refusal, monkeypatch):
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     message = refusal("check", clean, "--plot", tmp_path / "plot.png")
     assert "pip install 'mae_ast_fairseq[plot]'" in message
 

@@ -130,9 +130,33 @@ def test_the_checkpoint_itself_is_not_overwritten(source, tmp_path, refusal):
     assert source.read_bytes() == before
 
 
-@pytest.mark.parametrize(("out", "found"), [("", "this is a folder"), ("none/a.pt", "its folder is not there")])
+@pytest.mark.parametrize(("out", "found"), [("", "this is a folder"), ("checkpoint_best.pt/a.pt", "cannot be made")])
 def test_an_out_that_cannot_be_written_is_refused(source, tmp_path, refusal, out, found):
-    assert f"--out {tmp_path / out}: {found}" in refusal("export", source, "--to", "s3prl", "--out", tmp_path / out)
+    assert found in refusal("export", source, "--to", "s3prl", "--out", tmp_path / out)
+
+
+@pytest.mark.parametrize("layout", ["s3prl", "huggingface"])
+def test_folders_that_are_missing_are_made(source, tmp_path, capsys, layout):
+    out = tmp_path / "new" / "and newer"
+    _run(capsys, source, "--to", layout, "--out", out)
+    assert read_checkpoint(out).state.keys() == read_checkpoint(source).state.keys()
+
+
+def test_a_folder_for_the_hub_is_summed_up_and_may_be_exported_again(source, tmp_path, capsys, refusal):
+    out = tmp_path / "model"
+    summary = json.loads(_run(capsys, source, "--to", "huggingface", "--out", out, "--json"))
+    assert summary["num_bytes"] == sum(path.stat().st_size for path in out.iterdir())
+    assert summary["layout"] == "huggingface"
+    for name in (out, out / "model.safetensors"):
+        message = refusal("export", name, "--to", "huggingface", "--out", out)
+        assert "this is the checkpoint itself" in message
+        _run(capsys, name, "--to", "released", "--out", tmp_path / "back.pt")
+        assert read_checkpoint(tmp_path / "back.pt").num_updates == 1234
+
+
+def test_a_file_where_the_folder_for_the_hub_should_be_is_named(source, tmp_path, refusal):
+    (tmp_path / "file").write_text("")
+    assert "file: cannot be made" in refusal("export", source, "--to", "huggingface", "--out", tmp_path / "file")
 
 
 def test_a_full_disk_is_a_message_and_leaves_nothing(source, tmp_path, refusal, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 
+from mae_ast_fairseq import extras
 from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.data.audio import load_audio
@@ -271,7 +272,7 @@ def test_an_out_that_is_a_file_is_named(corpus, checkpoint, capsys) -> None:
 
 
 def test_without_matplotlib_it_says_how_to_install_it(corpus, checkpoint, message, monkeypatch) -> None:
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     assert "pip install 'mae_ast_fairseq[plot]'" in message(checkpoint, corpus / "00.wav")
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mae_ast_fairseq import extras
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.evaluation.plots import band_of_hertz, save_confusion, save_reconstruction
@@ -117,7 +118,7 @@ def test_silence_has_a_scale_too(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_without_matplotlib_the_message_says_how_to_install_it(arrays, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'mae_ast_fairseq\[plot\]'"):
         save_reconstruction(tmp_path / "a.png", **arrays, title="")
     assert not list(tmp_path.iterdir())

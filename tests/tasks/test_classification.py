@@ -10,6 +10,7 @@ import torch
 from fairseq import checkpoint_utils
 from sklearn.metrics import average_precision_score
 
+from mae_ast_fairseq.checkpoints.folder import export_folder
 from mae_ast_fairseq.checkpoints.read import build_model, read_checkpoint
 from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.evaluation.metrics import METRICS, Metric, accuracy
@@ -260,6 +261,15 @@ def test_a_released_checkpoint_is_taken(golden, tones):
     _, model, _ = set_up(tones, f"model.pretrained={file}")
     weights = torch.load(file, weights_only=True)["model"]
     assert torch.equal(model.state_dict()["encoder.layers.0.fc1.weight"], weights["encoder.layers.0.fc1.weight"])
+
+
+def test_a_folder_for_the_hub_is_taken(tones, tmp_path):
+    file, folder = pretrained(tmp_path / "a.pt", encoder_layers=3), tmp_path / "model"
+    folder.mkdir()
+    export_folder(read_checkpoint(file), folder)
+    _, model, _ = set_up(tones, f"model.pretrained={folder}")
+    weights = torch.load(file, weights_only=True)["model"]
+    assert torch.equal(model.state_dict()["encoder.layers.2.fc1.weight"], weights["encoder.layers.2.fc1.weight"])
 
 
 def test_overlapping_patches_train_after_ssast(tones, tmp_path):
