@@ -206,12 +206,8 @@ def _probe(
     classifiers = args.classifier or ["linear", *([] if args.multi_label else ["knn"])]
     divided = [(number, split) for number in seeds for split in clips.splits[number]]
     jobs = list(itertools.product(dict.fromkeys(classifiers), divided))
-    progress = tqdm(total=len(jobs) * len(candidates), desc=name, unit=" probes", disable=None)
-    for classifier, (number, split) in jobs:
-        choices: list[probes.Choice] = []
-        for candidate, values in candidates.items():
-            choices += probes.compare({candidate: values}, clips.data, split, classifier)
-            progress.update()
+    for classifier, (number, split) in tqdm(jobs, desc=name, unit=" probes", disable=None):
+        choices = probes.compare(candidates, clips.data, split, classifier)
         scores: dict[probes.Choice, np.ndarray] = {}
         for readout, layer in itertools.product(shown_readouts, shown_layers):
             choice = probes.best(
@@ -223,7 +219,6 @@ def _probe(
                 values = candidates[choice.candidate]
                 scores[choice] = probes.test_scores(values, clips.data, split, classifier, choice)
             yield Row(name, classifier, readout, layer), Outcome(number, split, choice, scores[choice])
-    progress.close()
 
 
 def _summarize(args: argparse.Namespace, clips: LabelledClips, outcomes: dict[Row, list[Outcome]]) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def compare(candidates: Mapping[Candidate, np.ndarray], data: ProbeData, split: 
     """
     metric = METRICS["mAP" if data.is_multi_label else "accuracy"]
     choices = []
-    for candidate, values in candidates.items():
+    for candidate, values in tqdm(candidates.items(), desc=classifier, unit=" features", leave=False, disable=None):
         found: dict[Setting, list[float]] = {}
         for fit, valid in split.inner:
             scores = score_settings(classifier, values[fit], data.targets[fit], values[valid], len(data.names))
