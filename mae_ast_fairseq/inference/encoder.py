@@ -165,10 +165,14 @@ class PretrainedEncoder(nn.Module):
 
 def token_seconds(grid: TokenGrid, num_tokens: int) -> Tensor:
     """Return the time in seconds at the centre of each token: float32 [L]."""
-    columns = torch.arange(num_tokens) // grid.rows
+    return (token_samples(grid, num_tokens) / fbank.SAMPLE_RATE).float()
+
+
+def token_samples(grid: TokenGrid, num_tokens: int) -> Tensor:
+    """Return the sample at the centre of each token, or halfway between two: float64 [L]."""
+    columns = torch.arange(num_tokens, dtype=torch.float64) // grid.rows
     num_samples = (grid.kernel[1] - 1) * fbank.FRAME_SHIFT + fbank.FRAME_LENGTH  # that a token's frames cover
-    centres = columns * (grid.stride[1] * fbank.FRAME_SHIFT) + num_samples / 2
-    return (centres / fbank.SAMPLE_RATE).float()
+    return columns * (grid.stride[1] * fbank.FRAME_SHIFT) + num_samples / 2
 
 
 def _checked_list(waveforms: Sequence[Tensor | np.ndarray]) -> list[Tensor]:

@@ -141,7 +141,10 @@ def _merged(
 
 @torch.inference_mode()
 def encode_waveforms(
-    model: SpectrogramEncoder, waveforms: Sequence[np.ndarray], layers: Layers = LAST, readouts: Sequence[str] = ()
+    model: SpectrogramEncoder,
+    waveforms: Sequence[np.ndarray | Tensor],
+    layers: Layers = LAST,
+    readouts: Sequence[str] = (),
 ) -> list[np.ndarray]:
     """Encode waveforms [S] in one batch; of each float32 [layers, tokens, C], or [layers, 1, D] if read out."""
     source, padding_mask = pad_waveforms(waveforms, next(model.parameters()).device)
