@@ -6,6 +6,7 @@ The package alone imports neither fairseq nor torch, which takes seconds.
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.abc import MetaPathFinder
@@ -41,7 +42,9 @@ def _execute_and_register(execute: Callable[[ModuleType], None], module: ModuleT
     level, handlers = root.level, root.handlers.copy()
     logging.disable(max(disabled, logging.INFO))
     try:
-        execute(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            execute(module)
     finally:
         logging.disable(disabled)
         root.setLevel(level)

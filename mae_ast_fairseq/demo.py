@@ -3,14 +3,11 @@
 import argparse
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from tqdm import tqdm
 
 from mae_ast_fairseq.corpus.scan import find_audio
 from mae_ast_fairseq.corpus.synthetic import write_corpus
@@ -28,9 +25,6 @@ SCORES = {
     "info_nce": "InfoNCE, nats",
     "accuracy": "InfoNCE accuracy (chance: {chance:.3f})",
 }
-PROGRESS = ("loss_recon", "loss_info_nce", "info_nce_accuracy", "info_nce_chance")  # as fairseq's log names it
-_LOGGED_UPDATE = re.compile(r"\[train_inner\]\[INFO\] - (\{.*\})")
-_LOG_LINES_SHOWN = 15  # of a training that failed
 
 
 def main() -> int:
@@ -58,7 +52,7 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     for extra in ("train", "plot"):
         require(extra, "the demo")
     folder = out / ("synthetic" if audio is None else audio.resolve().name)
-    if (folder / "train.log").exists():
+    if (folder / "run" / "train.log").exists():
         shutil.rmtree(folder)
     if audio is None:
         audio = folder / "audio"
@@ -71,11 +65,14 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     data, run, pictures = folder / "data", folder / "run", folder / "pictures"
     call("mae-ast", "manifest", audio, "--out", data, "--valid", folder / "valid.txt")
     call("mae-ast", "stats", data / "train.tsv")
-    train(data, run, folder / "train.log", num_updates)
+    call(
+        *("mae-ast", "train", "mae_ast_tiny", f"task.data={data}", f"hydra.run.dir={run}"),
+        *(f"optimization.max_update={num_updates}", "common.log_interval=10"),
+    )
     compare(run / "checkpoints" / "checkpoint_last.pt", data / "valid.tsv", pictures)
     print(f"\nPictures, before and after training: {pictures}")
     print(f"Checkpoints: {run / 'checkpoints'}")
-    print(f"Log: {folder / 'train.log'}")
+    print(f"Log: {run / 'train.log'}; its figures: {run / 'log.jsonl'}")
     print(f"Curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run / 'tensorboard'}")
 
 
@@ -99,33 +96,6 @@ def call(name: str, *arguments: object, capture: bool = False) -> str:
     if done.returncode:
         raise UserError(f"`{name} {arguments[0]}` failed with exit code {done.returncode}")
     return done.stdout or ""
-
-
-def train(data: Path, run: Path, log: Path, num_updates: int) -> None:
-    """Pretrain the tiny recipe with a progress bar; all that fairseq says goes to `log`."""
-    line = command(
-        "mae-ast", "train", "mae_ast_tiny", f"task.data={data}", f"hydra.run.dir={run}",
-        f"optimization.max_update={num_updates}", "common.log_format=json", "common.log_interval=10",
-    )  # fmt: skip
-    with (
-        log.open("w", encoding="utf-8") as file,
-        tqdm(total=num_updates, unit=" updates", desc="training") as progress,
-        subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            for text in process.stdout:
-                file.write(text)
-                if found := _LOGGED_UPDATE.search(text):
-                    update = json.loads(found[1])
-                    progress.update(int(float(update["num_updates"])) - progress.n)
-                    progress.set_postfix({name: update[name] for name in PROGRESS})
-            process.wait()
-        finally:
-            process.terminate()
-    if process.returncode:
-        print(*log.read_text(encoding="utf-8").splitlines()[-_LOG_LINES_SHOWN:], sep="\n", file=sys.stderr)
-        raise UserError(f"training failed with exit code {process.returncode}; the log is {log}")
 
 
 def compare(checkpoint: Path, manifest: Path, pictures: Path) -> None:

@@ -39,7 +39,7 @@ def start_two(recipe: str, data: Path, folder: Path, *overrides: str, before: st
             [
                 sys.executable, "-c", CODE.format(before=before), "--config-dir", EXAMPLES, "--config-name", recipe,
                 f"task.data={data}", f"hydra.run.dir={folder}/{rank}", "checkpoint.no_save=true",
-                "dataset.num_workers=0", "dataset.data_buffer_size=0",
+                "dataset.num_workers=0", "dataset.data_buffer_size=0", "common.log_format=simple",
                 *distributed(rank, port), *overrides,
             ],
             cwd=EXAMPLES.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

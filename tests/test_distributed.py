@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from mae_ast_fairseq.figures import read_figures
 from mae_ast_fairseq.tasks.preemption import EXIT_SAVED
 from tests.finetuning import QUICK as QUICK_FINETUNING
 from tests.finetuning import write_tones
@@ -190,7 +191,7 @@ def written(folder):
 
 OF_A_RUN = [
     *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
-    *("checkpoints/checkpoint_best.pt", "checkpoints/checkpoint_last.pt", "train.log"),
+    *("checkpoints/checkpoint_best.pt", "checkpoints/checkpoint_last.pt", "config.yaml", "log.jsonl", "train.log"),
 ]
 
 
@@ -210,8 +211,8 @@ def test_torchrun_starts_and_resumes_a_run_of_which_the_first_process_alone_writ
     assert weights_and_updates(tmp_path / "runs" / "a" / "checkpoints")[1] == 5
     assert "Loaded checkpoint" in done.stdout
     assert written(tmp_path) == [f"runs/a/{name}" for name in OF_A_RUN]
-    log = (tmp_path / "runs" / "a" / "train.log").read_text()
-    assert len(re.findall("num_updates=2,", log)) == 1
+    figures = read_figures(tmp_path / "runs" / "a" / "log.jsonl")
+    assert [line["num_updates"] for line in figures if line["kind"] == "train_inner"] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.slow
@@ -243,7 +244,9 @@ def test_slurm_starts_a_run_in_a_folder_that_the_first_process_names(corpus, tmp
 @pytest.mark.parametrize("gone", [0, 1])
 def test_where_one_process_is_killed_the_other_ends_with_one_line(gone, corpus, tmp_path):
     port = free_port()
-    arguments = *RUN, f"task.data={corpus}", "hydra.run.dir=run", "optimization.max_update=5000"
+    arguments = (
+        *RUN, f"task.data={corpus}", "hydra.run.dir=run", "optimization.max_update=5000", "common.log_format=simple",
+    )  # fmt: skip
     processes = [start_train(torchrun_says(rank, port), *arguments, cwd=tmp_path) for rank in range(2)]
     for line in processes[0].stdout:
         if "num_updates=3," in line:

@@ -135,8 +135,8 @@ def test_the_command_trains_with_workers_and_goes_on(corpus, tmp_path, precision
             [
                 sys.executable, "-m", "fairseq_cli.hydra_train", "--config-dir", EXAMPLES, "--config-name",
                 "mae_ast_tiny", f"task.data={corpus}", f"hydra.run.dir={tmp_path}", *SMALL, *PRECISIONS[precision],
-                "common.cpu=false", "common.log_interval=1", f"optimization.max_update={updates}",
-                "dataset.num_workers=2", "lr_scheduler.total_num_update=100",
+                "common.cpu=false", "common.log_interval=1", "common.log_format=simple",
+                f"optimization.max_update={updates}", "dataset.num_workers=2", "lr_scheduler.total_num_update=100",
             ],
             cwd=EXAMPLES.parent, capture_output=True, text=True, timeout=300,
         )  # fmt: skip

@@ -21,6 +21,7 @@ FLOORS = {
     "levels": 1,
     "precision": 1,
     "training_error": 1,
+    "figures": 2,
     "config": 1,
     "recipes": 2,
     "nn": 2,
@@ -39,7 +40,8 @@ FLOORS = {
     "demo": 10,
 }
 ROOMS_WITHOUT_FAIRSEQ = (
-    *("errors", "rng", "extras", "files", "levels", "precision", "config", "recipes", "nn", "data", "corpus"),
+    *("errors", "rng", "extras", "files", "levels", "precision", "config", "recipes", "figures", "nn", "data"),
+    "corpus",
     *("checkpoints", "evaluation", "inference"),
 )
 WITHOUT_FAIRSEQ = (

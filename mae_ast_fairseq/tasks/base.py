@@ -32,6 +32,7 @@ from mae_ast_fairseq.errors import AudioError, ConfigError, get_logger
 from mae_ast_fairseq.nn.build import check_memory
 from mae_ast_fairseq.nn.normalization import InputNormalization
 from mae_ast_fairseq.tasks.best import METRIC, leave_out_nan, settle_direction
+from mae_ast_fairseq.tasks.console import settle_console
 from mae_ast_fairseq.tasks.field_types import settle_model_types
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
@@ -86,6 +87,7 @@ class AudioTask(FairseqTask):
         # Processes that fairseq itself starts, one a GPU, know nothing of hydra.
         if is_training_command() or torch.distributed.is_initialized():
             listen()
+            settle_console(has_fairseqs_figures=self._run_setting("common.log_format") is not None)
             if not self._run_setting("checkpoint.no_save"):
                 restores_last = self._run_setting("checkpoint.restore_file") == LAST_CHECKPOINT
                 needs_last = restores_last and not self._run_setting("checkpoint.no_last_checkpoints")

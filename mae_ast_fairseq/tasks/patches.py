@@ -19,6 +19,7 @@ import torch
 from fairseq import checkpoint_utils, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import progress_bar
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
@@ -28,6 +29,7 @@ from mae_ast_fairseq.errors import get_logger
 from mae_ast_fairseq.files import atomic_write
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.preemption import stop_if_asked
+from mae_ast_fairseq.tasks.progress import FollowedBar, current_run, followed
 from mae_ast_fairseq.training_error import TrainingError
 
 logger = get_logger(__name__)
@@ -55,6 +57,7 @@ def install() -> None:
     _patch(utils, "clip_grad_norm_", _where_gradients_are)
     _patch(Trainer, "clip_grad_norm", _skip_non_finite)
     _patch(Trainer, "load_checkpoint", partners_needed())
+    _patch(progress_bar, "progress_bar", _follow)
     if command := sys.modules.get("fairseq_cli.train"):
         _patch(command, "train", _unless_finished)
         _patch(command, "validate_and_save", _stop_when_asked)
@@ -118,6 +121,8 @@ def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
         try:
             with atomic_write(path, durable=True) as stream:
                 write(stream)
+            if run := current_run():
+                run.saved(path)
             return
         except (OSError, RuntimeError, zipfile.BadZipFile) as error:
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
@@ -203,7 +208,11 @@ def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
     def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
         num_updates, max_update = trainer.get_num_updates(), cfg.optimization.max_update or math.inf
         if num_updates < max_update:
-            return original(cfg, trainer, task, epoch_itr)
+            with followed(cfg, trainer) as run:
+                valid_losses, should_stop = original(cfg, trainer, task, epoch_itr)
+            if should_stop or epoch_itr.epoch >= (cfg.optimization.max_epoch or math.inf):
+                run.close()
+            return valid_losses, should_stop
         logger.info(
             "this run is finished: %d of optimization.max_update=%d updates are done; raise it to go on",
             *(num_updates, max_update),
@@ -211,6 +220,23 @@ def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
         return [None], True
 
     return train
+
+
+def _follow(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the run have all figures, and show them for a person where no format of fairseq's is asked for.
+
+    fairseq has figures of every update, a bar for each epoch and one more for each validation, or a line an interval.
+    """
+
+    @functools.wraps(original)
+    def progress_bar(iterator: Any, log_format: Any = None, *args: Any, **kwargs: Any) -> Any:
+        run = current_run()
+        if run is None:
+            return original(iterator, log_format, *args, **kwargs)
+        bar = original(iterator, log_format or "none", *args, **kwargs)
+        return FollowedBar(bar, run, iterator, kwargs["epoch"], is_validation=kwargs.get("prefix") is not None)
+
+    return progress_bar
 
 
 def _stop_when_asked(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,6 +248,10 @@ def _stop_when_asked(original: Callable[..., Any]) -> Callable[..., Any]:
             checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
 
         stop_if_asked(trainer.device, save)
-        return original(cfg, trainer, task, epoch_itr, *args)
+        try:
+            return original(cfg, trainer, task, epoch_itr, *args)
+        finally:
+            if run := current_run():
+                run.say()
 
     return validate_and_save

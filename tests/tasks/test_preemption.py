@@ -20,8 +20,8 @@ def start(corpus, folder, *arguments):
     return subprocess.Popen(
         [
             command, "--config-dir", EXAMPLES, "--config-name", "mae_ast_tiny", f"task.data={corpus}",
-            f"hydra.run.dir={folder}", *SMALL, "common.bf16=false", "common.log_interval=1", "dataset.num_workers=1",
-            "optimization.max_update=2000", *arguments,
+            f"hydra.run.dir={folder}", *SMALL, "common.bf16=false", "common.log_interval=1", "common.log_format=simple",
+            "dataset.num_workers=1", "optimization.max_update=2000", *arguments,
         ],
         cwd=EXAMPLES.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip

@@ -55,8 +55,9 @@ def children(pid: int) -> list[int]:
 def test_a_loader_process_that_was_stopped_does_not_keep_the_run_from_ending(corpus, tmp_path):
     process = start_train(
         {}, "tiny", f"task.data={corpus}", *SMALL, "common.bf16=false", "common.log_interval=1",
-        "dataset.num_workers=2", "dataset.max_tokens=100000", "lr_scheduler.warmup_updates=2",
-        "task.max_bad_fraction=0.2", "optimization.max_update=100000", "task.read_timeout_seconds=3", cwd=tmp_path,
+        "common.log_format=simple", "dataset.num_workers=2", "dataset.max_tokens=100000",
+        "lr_scheduler.warmup_updates=2", "task.max_bad_fraction=0.2", "optimization.max_update=100000",
+        "task.read_timeout_seconds=3", cwd=tmp_path,
     )  # fmt: skip
     for line in process.stdout:
         if "num_updates=3," in line:
