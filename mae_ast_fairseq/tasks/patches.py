@@ -6,6 +6,7 @@ elsewhere, and not where another plugin's task is trained or one of our checkpoi
 
 import functools
 import math
+import os
 import shutil
 import sys
 import time
@@ -233,6 +234,8 @@ def _follow(original: Callable[..., Any]) -> Callable[..., Any]:
         run = current_run()
         if run is None:
             return original(iterator, log_format, *args, **kwargs)
+        if kwargs.get("wandb_project") and run.name and "WANDB_NAME" not in os.environ:
+            kwargs["wandb_run_name"] = run.name  # fairseq calls all runs "checkpoints", the folder that these lie in
         bar = original(iterator, log_format or "none", *args, **kwargs)
         return FollowedBar(bar, run, iterator, kwargs["epoch"], is_validation=kwargs.get("prefix") is not None)
 

@@ -13,7 +13,6 @@ from fairseq.logging.meters import Meter
 from fairseq.logging.progress_bar import BaseProgressBar
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 from tqdm import tqdm
 
 from mae_ast_fairseq.errors import get_logger
@@ -62,13 +61,22 @@ class RunProgress:
         self._started = self._due = clock()
         self._begun: Optional[tuple[float, int]] = None
         folder = run_folder(cfg)
+        self.name = folder and folder.name
         if folder is not None and is_first_process():
+            self._keep_record(cfg, folder)
+
+    def _keep_record(self, cfg: DictConfig, folder: Path) -> None:
+        try:
             self._log = FigureLog(folder / FILE_NAME, self._num_updates)
             write_config(cfg, folder / CONFIG_NAME)
-            logger.info(
-                "%s weights to train, %d updates are done; in %s: %s, %s and the full log",
-                *(f"{_count_weights(trainer.model):,}", self._num_updates, folder, CONFIG_NAME, FILE_NAME),
-            )
+        except OSError as error:
+            logger.warning("%s: %s, %s cannot be written (%s)", folder, CONFIG_NAME, FILE_NAME, error.strerror)
+            return
+        num_weights = sum(weight.numel() for weight in self.trainer.model.parameters() if weight.requires_grad)
+        logger.info(
+            "%s weights to train, %d updates are done; in %s: %s, %s and the full log",
+            *(f"{num_weights:,}", self._num_updates, folder, CONFIG_NAME, FILE_NAME),
+        )
 
     def begin_epoch(self, epoch: int, num_updates: int, num_done: int) -> None:
         """Begin an epoch of so many updates, or go on within it.
@@ -109,10 +117,8 @@ class RunProgress:
         now = self._clock()
         if self.is_shown and now >= self._due:
             self._show(now)
-        self._begun = self._begun or (
-            now,
-            num_updates,
-        )  # of which the first update, with all that it sets up, is no part
+        if self._begun is None:  # the first update takes longer
+            self._begun = now, num_updates
 
     def _show(self, now: float) -> None:
         meters = metrics.get_meters("train_inner")
@@ -147,10 +153,9 @@ class RunProgress:
             self._latest = stats
         if self._log is None:
             return
-        wall = metrics.get_meter("default", "wall")
         about = {
             **{"kind": kind, **more, "num_updates": self.trainer.get_num_updates(), "epoch": self._epoch},
-            "wall": None if wall is None else round(wall.elapsed_time, 2),
+            "wall": round(float(self.trainer.cumulative_training_time()), 2),  # fairseq's own is 0 once a run went on
         }
         figures = {name: as_number(stat) for name, stat in stats.items() if stat is not None and name not in about}
         self._log.write({**about, **figures})
@@ -275,10 +280,6 @@ def run_folder(cfg: DictConfig) -> Optional[Path]:
     # Processes that fairseq itself starts, one a GPU, know of hydra only where its log lies.
     log = OmegaConf.select(cfg, "job_logging_cfg.handlers.file.filename")
     return None if log is None else Path(log).parent
-
-
-def _count_weights(model: nn.Module) -> int:
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
 def write_config(cfg: DictConfig, path: Path) -> None:

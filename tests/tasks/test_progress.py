@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from fairseq.logging import metrics
 from fairseq.logging.progress_bar import NoopProgressBar
 from omegaconf import OmegaConf
@@ -15,6 +16,7 @@ from torch import nn
 
 from mae_ast_fairseq.figures import read_figures
 from mae_ast_fairseq.tasks import progress
+from mae_ast_fairseq.tasks.patches import _follow
 from mae_ast_fairseq.tasks.progress import FollowedBar, RunProgress, as_number, describe
 from tests.training import config
 
@@ -28,6 +30,9 @@ class Trainer:
 
     def get_num_updates(self):
         return self.num_updates
+
+    def cumulative_training_time(self):
+        return torch.tensor(10.0 * self.num_updates)  # as of several processes
 
 
 class Clock:
@@ -208,11 +213,8 @@ def test_the_log_has_figures_by_kind(clock, tmp_path, monkeypatch):
     FollowedBar(NoopProgressBar([1]), run, [1], 1, is_validation=True).print(
         OrderedDict(loss=2.0), tag="valid1", step=2
     )
-    same = {"num_updates": 2, "epoch": 1}
-    lines = [
-        {name: value for name, value in line.items() if name != "wall"} for line in read_figures(tmp_path / "log.jsonl")
-    ]
-    assert lines == [
+    same = {"num_updates": 2, "epoch": 1, "wall": 20.0}
+    assert read_figures(tmp_path / "log.jsonl") == [
         {"kind": "train_inner", **same, "loss": 2.5},
         {"kind": "train", **same, "loss": 2.25},
         {"kind": "valid", "subset": "valid1", **same, "loss": 2.0},
@@ -226,3 +228,20 @@ def test_the_config_is_written_with_all_fields_and_nothing_to_resolve(tmp_path):
     assert written == OmegaConf.to_container(cfg)
     assert "${" not in (tmp_path / "config.yaml").read_text()
     assert written["optimizer"]["adam_betas"] and written["common"]["fp16_init_scale"] == 128
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "a"), ("mine", "checkpoints")])
+def test_weights_and_biases_shows_a_run_by_the_name_of_its_folder(clock, tmp_path, monkeypatch, given, expected):
+    monkeypatch.delenv("WANDB_NAME", raising=False)
+    if given:
+        monkeypatch.setenv("WANDB_NAME", given)
+    monkeypatch.setattr(progress, "run_folder", lambda cfg: tmp_path / "a")
+    names = []
+
+    def progress_bar(iterator, log_format, *, wandb_run_name, **kwargs):
+        names.append(wandb_run_name)
+        return NoopProgressBar(iterator)
+
+    progress._current[:] = [a_run(clock, Trainer())]
+    _follow(progress_bar)([1], epoch=1, wandb_project="sounds", wandb_run_name="checkpoints")
+    assert names == [expected]
