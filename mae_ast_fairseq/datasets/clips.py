@@ -160,7 +160,9 @@ class ClipDataset(FairseqDataset):
         max_sentences: Optional[int] = None,
         required_batch_size_multiple: int = 1,
     ) -> list[np.ndarray]:
-        """Cut ordered clips into batches of near-equal length within fairseq's limits.
+        """Cut ordered clips into batches of near-equal length within fairseq's limits; every clip is in one.
+
+        A last batch is as long as it is: fairseq would leave out what is no multiple of `required_batch_size_multiple`.
 
         Else a large `dataset.max_tokens` would put long and short clips together: cropped to the shortest they would
         lose much of the audio, padded to the longest they would be mostly padding.
@@ -171,7 +173,10 @@ class ClipDataset(FairseqDataset):
         while first < len(indices):
             longest, shortest = np.maximum.accumulate(sizes[first:]), np.minimum.accumulate(sizes[first:])
             num_alike = int(np.count_nonzero(longest <= MAX_LENGTH_RATIO * shortest))
-            batches += list(super().batch_by_size(indices[first : first + num_alike], *limits))
+            alike = indices[first : first + num_alike]
+            whole = list(super().batch_by_size(alike, *limits))
+            rest = alike[sum(map(len, whole)) :]
+            batches += [*whole, *(super().batch_by_size(rest, max_tokens, max_sentences) if len(rest) else ())]
             first += num_alike
         return batches
 

@@ -144,6 +144,14 @@ def test_validation_batches_have_clips_of_near_equal_length_too(corpus):
         assert dataset.sizes[batch].max() <= MAX_LENGTH_RATIO * dataset.sizes[batch].min()
 
 
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_every_clip_is_in_a_batch_whatever_its_size_is_a_multiple_of(corpus, split):
+    dataset = make(corpus, split)
+    batches = dataset.batch_by_size(dataset.ordered_indices(), 60_000, None, required_batch_size_multiple=8)
+    assert sorted(np.concatenate(batches)) == list(range(len(dataset)))
+    assert all(dataset.sizes[batch].max() * len(batch) <= 60_000 for batch in batches)
+
+
 def test_each_time_that_a_clip_comes_it_is_cropped_anew(corpus):
     dataset = make(corpus, max_sample_size=4_000)
     crops = [dataset.clip(occurrence * len(dataset)).waveform for occurrence in (0, 1, 2, 1)]
