@@ -275,7 +275,7 @@ def describe(stats: Mapping[str, Any]) -> str:
 
 def run_folder(cfg: DictConfig) -> Optional[Path]:
     """Return hydra's folder of a run; None where hydra does not run this process."""
-    if HydraConfig.initialized():
+    if HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir"):
         return Path(HydraConfig.get().runtime.output_dir)
     # Processes that fairseq itself starts, one a GPU, know of hydra only where its log lies.
     log = OmegaConf.select(cfg, "job_logging_cfg.handlers.file.filename")

@@ -11,6 +11,7 @@ import torch
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mae_ast_fairseq.cli import main
@@ -40,6 +41,7 @@ def elsewhere(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     yield
     GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None  # by which tasks know that hydra runs them
     ConfigStore.instance().repo.pop("recipes", None)
 
 

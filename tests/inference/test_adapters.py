@@ -175,7 +175,7 @@ def test_mteb_clips_of_any_length_rate_and_channels_are_those_of_load_audio(chec
     waveforms = [load_audio(tmp_path / f"{rate}.wav", expect_rate=None) for _, rate in clips]
     for waveform, embedding in zip(waveforms, embeddings, strict=True):
         expected = load_pretrained(checkpoint).encode([waveform], readout="mean+max").clip[0]
-        torch.testing.assert_close(torch.from_numpy(embedding), expected, **TOLERANCE)
+        torch.testing.assert_close(torch.from_numpy(embedding), expected, atol=1e-4, rtol=0)  # two resamplings
 
 
 def test_mteb_gets_an_array_of_no_rows_for_no_clips() -> None:

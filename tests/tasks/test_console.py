@@ -4,6 +4,7 @@ import os
 import sys
 
 import pytest
+from tqdm import tqdm
 
 from mae_ast_fairseq.tasks.console import Bar, is_for_a_person, settle_console
 
@@ -73,6 +74,7 @@ def test_a_loader_s_process_does_not_touch_the_bar(console):
         assert os.waitpid(process, 0)[1] == 0
 
 
-def test_a_bar_has_no_thread_that_a_fork_could_catch_with_its_lock():
+def test_a_bar_has_no_thread_that_a_fork_could_catch_with_its_lock(monkeypatch):
+    monkeypatch.setattr(tqdm, "monitor", None)  # which another test's bar may have started
     with Bar(total=2, file=io.StringIO()):
         assert Bar.monitor is None
