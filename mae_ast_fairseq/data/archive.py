@@ -113,7 +113,7 @@ def members(archive: str | Path, extensions: Sequence[str] = ("",)) -> list[Memb
             return [
                 _locate(stream, name, info)
                 for name, info in sorted(infos.items())
-                if not info.is_dir() and name.lower().endswith(suffixes)
+                if name and not name.endswith("/") and name.lower().endswith(suffixes)  # ZipInfo.is_dir() wants a name
                 if not any(part.startswith(".") for part in name.split("/"))
             ]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

@@ -124,7 +124,7 @@ class Reference:
         self.losses = [_read_losses(folder / f"0.{rank}.losses") for rank in range(training.num_processes)]
         self.last = saved_in(folder) / LAST
         self.num_bytes = self.last.stat().st_size
-        self.save_seconds = _save_seconds((folder / "0.0.log").read_text())
+        self.save_seconds = _save_seconds("\n".join(log.read_text() for log in folder.rglob("*.log")))
         if training.is_large and self.num_bytes < LARGE_BYTES:
             raise RuntimeError(f"{self.last}: {self.num_bytes:,} bytes; expected {LARGE_BYTES:,}")
 

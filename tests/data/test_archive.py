@@ -206,3 +206,11 @@ def test_no_descriptor_stays_open(tmp_path):
     with pytest.raises(AudioError):
         open_part(Location(str(tmp_path / "a.zip"), 0, 101))
     assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_a_member_without_a_name_is_no_audio(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipInfo, "is_dir", lambda info: False)  # which fails on it
+        archive.writestr(zipfile.ZipInfo(""), b"nameless")
+        archive.writestr("folder/", b"")
+    assert members(tmp_path / "a.zip", [""]) == []
