@@ -52,7 +52,7 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     for extra in ("train", "plot"):
         require(extra, "the demo")
     folder = out / ("synthetic" if audio is None else audio.resolve().name)
-    if (folder / "run" / "train.log").exists():
+    if any((folder / log).exists() for log in ("run/train.log", "train.log")):  # the second of earlier versions
         shutil.rmtree(folder)
     if audio is None:
         audio = folder / "audio"

@@ -16,6 +16,8 @@ PREFIX = "mae_ast_"
 """What may be left out of a recipe's name."""
 
 SEARCH_PATH = "hydra.searchpath"
+OF_FAIRSEQ = "config"
+"""What fairseq calls a config of its own, which hydra would find first."""
 OUR_FOLDERS = ("recipes/", "base/")
 ENDINGS = (".yaml", ".yml")
 
@@ -46,6 +48,8 @@ def find_recipe(name: str, folder: Path | None = None) -> Recipe:
             _refuse(name, names)
         return Recipe(found, examples_folder(), (), None)
     path = Path(folder or ".", name)
+    if not path.name:
+        _refuse(name, names)
     path = path if name.endswith(ENDINGS) else path.with_name(path.name + ENDINGS[0])
     if not path.is_file():
         start = "" if folder else f"{Path(name).parent}/"
@@ -65,13 +69,15 @@ def _own_recipe(path: Path, names: list[str]) -> Recipe:
         raise ConfigError(f"{path}: cannot be read ({reason}); expected a recipe as in examples/") from None
     folder, name = path.parent.resolve(), path.stem
     search_path = (*further, str(examples_folder()))
+    if name == OF_FAIRSEQ and set(content) <= {"hydra", "defaults"}:
+        raise ConfigError(f"{path}: fairseq has a config of this name; expected another one; rename the file")
     if set(content) <= {"hydra", "defaults"}:  # the first of two files, as in examples/
         return Recipe(name, folder, search_path, None)
     if content.get("defaults"):  # which hydra would look for in recipes/
         content.defaults = [
             f"/{each}" if isinstance(each, str) and each.startswith(OUR_FOLDERS) else each for each in content.defaults
         ]
-    while name in names:  # ours would be found in its place
+    while name in (*names, OF_FAIRSEQ):  # ours, or fairseq's, would be found in its place
         name += "_own"
     return Recipe(name, folder, search_path, content)
 

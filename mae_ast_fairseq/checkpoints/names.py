@@ -49,6 +49,9 @@ def _fetch(name: Path, model: str, revision: str | None) -> Path:
         folder = snapshot_download(model, revision=revision, allow_patterns=[WEIGHTS, CONFIG])
     except errors.RevisionNotFoundError:
         refuse(name, f"the hub's model has no revision {revision!r}", "a branch, tag or commit", "correct or omit it")
+    except errors.GatedRepoError:
+        found = "the hub's model asks for its terms to be accepted"
+        refuse(name, found, "leave to read it", "accept them on its page, and log in with `hf auth login`")
     except errors.RepositoryNotFoundError:
         found = "there is no such file, folder or model on the hub, or it is private"
         refuse(name, found, "a checkpoint", "correct the name, or log in with `hf auth login`")

@@ -50,6 +50,8 @@ def read_content(path: Path, mapped: bool = False) -> Mapping[str, Any]:
         refuse(path, found, "a checkpoint", "name a file that is there and may be read, such as checkpoint_best.pt")
     if _begins_safetensors(start):
         return _read_safetensors(path)
+    if path.name == WEIGHTS:  # as a stranger's from the hub
+        refuse(path, "it is no file of safetensors", "one", "get it from its author again")
     is_zip = start.startswith(b"PK")
     content = _unpickle(path, is_zip, mapped)
     if is_zip and not mapped and (fault := damage(path)):

@@ -19,7 +19,7 @@ PROG = "mae-ast"
 COMMANDS = {
     "average": "Average the weights of several checkpoints of one run.",
     "benchmark": "Measure recipes against each other: time, memory and operations of a step, loader, fairseq's loop.",
-    "check": "Compare every row of a manifest with its file; exit code 1 where anything is wrong.",
+    "check": "Compare every row of a manifest with its file; exit code 1 where rows cannot be used.",
     "evaluate": "Score a fine-tuned classifier on a labelled split: metrics with confidence intervals, and each class.",
     "export": "Write a checkpoint for others: in the released layout, for s3prl, as safetensors, or for a hub.",
     "extract": "Write the features of a manifest's clips, or of files, to disk; run again, it keeps what is whole.",
@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader, such as `head`, has gone: the interpreter's last flush must not complain either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = one_line(f"{error.filename}: {error.strerror}")
+        print(f"{PROG} {args.command}: {reason}; expected a place that can be read and written", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 def _complete() -> None:

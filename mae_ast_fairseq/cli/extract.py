@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mae_ast_fairseq.checkpoints.names import CONFIG, WEIGHTS
 from mae_ast_fairseq.cli.arguments import at_least, number, seconds
 from mae_ast_fairseq.cli.model import (
     add_checkpoint_argument,
@@ -177,6 +178,9 @@ def _settings(args: argparse.Namespace, clips: Manifest | FileList) -> dict[str,
     """Return what the files depend on, by which a restart knows whether it may go on."""
     settings = {name: getattr(args, name) for name in ("layer", "readout", "format", "chunk_seconds", "precision")}
     settings["checkpoint"] = _hash_of(args.checkpoint)
+    config = args.checkpoint.with_name(CONFIG)
+    if args.checkpoint.name == WEIGHTS and config.is_file():  # which says how the weights beside it are read
+        settings["config"] = _hash_of(config)
     if isinstance(clips, Manifest):
         settings["clips"] = _hash_of(args.manifest)
     else:

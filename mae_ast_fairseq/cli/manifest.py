@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.folder}: no audio files below it{others}; {expected}")
     plan = _plan(args, [*source.names.values(), *(name for name, _ in source.rejected)], source.root)
     prepare_folder("--out", args.out)
-    _check_stale(args.out, plan.splits, source.root)
+    _check_stale(args.out, plan.splits)
 
     accepted, rejected = _probe(source, args)
     splits, without = _divide(plan, args.seed, [(row, source.names[row.relative_path]) for row in accepted])
@@ -180,11 +180,11 @@ def _groups(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str] | 
     return {name: group for name, group in groups.items() if group}
 
 
-def _check_stale(out: Path, wanted: Sequence[str], root: Path) -> None:
+def _check_stale(out: Path, wanted: Sequence[str]) -> None:
     """Refuse a folder where a manifest of a split that is not wanted now would go on to list files of the others."""
-    for split in (VALID, TEST):
+    for split in SPLITS:
         stale = out / f"{split}.tsv"
-        if split not in wanted and stale.exists() and read_manifest(stale).root == str(root):
+        if split not in wanted and stale.exists():
             raise ConfigError(
                 f"{stale}: there from an earlier run, and its files would now be in other splits too; delete it or "
                 "choose another --out"

@@ -141,9 +141,11 @@ def _train(cfg: "DictConfig") -> float:
     from torch.multiprocessing.spawn import ProcessException
 
     from mae_ast_fairseq.cli import EXIT_USER_ERROR, PROG
+    from mae_ast_fairseq.tasks.console import settle_console
     from mae_ast_fairseq.tasks.distributed import settle_processes
     from mae_ast_fairseq.tasks.precision import settle_precision
 
+    settle_console(has_fairseqs_figures=cfg.common.log_format is not None)
     given = HydraConfig.get().overrides.task
     settle_precision(cfg, frozenset(override.lstrip("+").partition("=")[0] for override in given))
     try:
@@ -156,7 +158,9 @@ def _train(cfg: "DictConfig") -> float:
         mistake = str(error)
     except ProcessException as error:  # of those that fairseq has started, one a GPU
         if isinstance(error, ProcessExitedException):
-            sys.exit(error.exit_code)
+            if error.exit_code < 0:  # by a signal, as where memory was short
+                print(printable(f"{PROG} train: {error.msg}; what it logged says more"), file=sys.stderr)
+            sys.exit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code)
         said = _MISTAKE_IN_TRACEBACK.findall(error.msg)
         if not said:
             raise

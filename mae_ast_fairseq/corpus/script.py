@@ -11,6 +11,7 @@ from mae_ast_fairseq.corpus.scan import scan, write_lines, write_rejected
 from mae_ast_fairseq.data.labels import FILE_NAME, as_line
 from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
+from mae_ast_fairseq.files import prepare_folder
 
 Place = Callable[[str], tuple[str, str] | None]
 """Says of a relative path its split and comma-separated labels (or none: ""), or None to leave the file out."""
@@ -65,7 +66,7 @@ def write_splits(
             splits.setdefault(split, []).append((row, labels.split(",") if labels else []))
     if not splits:
         raise AudioError(f"{root}: none of {len(accepted)} audio files is the corpus's; check the folder")
-    out.mkdir(parents=True, exist_ok=True)
+    prepare_folder("--out", out)
     write_rejected(out / "rejected.tsv", rejected)
     write_labelled(out, root, splits, label_order)
     return {split: len(rows) for split, rows in sorted(splits.items())}

@@ -63,15 +63,15 @@ class _Part(io.FileIO):
     def __init__(self, location: Location):
         with open_regular(location.archive) as file:
             super().__init__(os.dup(file.fileno()))
-        self._begin, self._end = location.offset, location.offset + location.length
-        super().seek(self._begin)
+        self.begin, self._end = location.offset, location.offset + location.length
+        super().seek(self.begin)
 
     def tell(self) -> int:
-        return super().tell() - self._begin
+        return super().tell() - self.begin
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: self._begin, os.SEEK_CUR: super().tell(), os.SEEK_END: self._end}[whence]
-        return super().seek(max(self._begin, base + offset)) - self._begin
+        base = {os.SEEK_SET: self.begin, os.SEEK_CUR: super().tell(), os.SEEK_END: self._end}[whence]
+        return super().seek(max(self.begin, base + offset)) - self.begin
 
     def readinto(self, buffer: Any) -> int:
         num_left = max(0, self._end - super().tell())

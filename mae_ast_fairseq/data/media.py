@@ -151,7 +151,8 @@ def find_frames(stream: BinaryIO, media: Media) -> Frames | None:
     if media.demuxer not in _WALKS:
         return None
     status = os.fstat(stream.fileno())
-    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, media)
+    begin = getattr(getattr(stream, "raw", stream), "begin", 0)  # of a member in its archive, whose status this is
+    file = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, begin, media)
     found = _latest.get(file)
     if found is None:
         found = _find_frames(stream, media)

@@ -8,6 +8,8 @@ import sys
 from fairseq.logging import progress_bar
 from tqdm import tqdm
 
+from mae_ast_fairseq.tasks.launch import is_first_process
+
 OURS = __name__.partition(".")[0]
 _FAIRSEQ_HAS_TO_SAY = re.compile(
     r"loaded checkpoint|overflow|early stop|stopping training|done training", re.IGNORECASE
@@ -56,7 +58,11 @@ def is_for_a_person(record: logging.LogRecord) -> bool:
     """
     if record.name == _PYTHONS_WARNINGS:
         return False
-    if record.levelno >= logging.WARNING or record.name.split(".")[0] == OURS:
+    if record.levelno >= logging.WARNING:
+        return True
+    if not is_first_process():
+        return False
+    if record.name.split(".")[0] == OURS:
         return True
     is_fairseqs = record.name.startswith("fairseq")
     return is_fairseqs and _FAIRSEQ_HAS_TO_SAY.search(record.getMessage()) is not None

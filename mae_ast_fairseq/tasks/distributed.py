@@ -65,11 +65,17 @@ def find_place(environment: Mapping[str, str], num_devices: int, port: int = 0) 
     num_nodes = int(environment.get("SLURM_NNODES", 1))
     if num_tasks == num_nodes == 1:
         return None
-    port = port if port > 0 else FIRST_PORT + int(environment.get("SLURM_JOB_ID", 0)) % NUM_PORTS
+    port = port if port > 0 else FIRST_PORT + _step_number(environment) % NUM_PORTS
     init_method = f"tcp://{_first_host(environment['SLURM_STEP_NODELIST'])}:{port}"
     if num_tasks == num_nodes and num_devices > 1:  # one task a machine
         return Place(rank * num_devices, num_nodes * num_devices, 0, init_method, spawns=True)
     return Place(rank, num_tasks, int(environment.get("SLURM_LOCALID", 0)) % max(1, num_devices), init_method)
+
+
+def _step_number(environment: Mapping[str, str]) -> int:
+    """Return a number of a job's step, of which several may run beside each other."""
+    job, step = (int(environment.get(f"SLURM_{name}_ID", 0)) for name in ("JOB", "STEP"))
+    return 31 * job + step
 
 
 def overrides_of_process(is_multirun: bool) -> list[str]:

@@ -236,7 +236,7 @@ def _follow(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(iterator, log_format, *args, **kwargs)
         if kwargs.get("wandb_project") and run.name and "WANDB_NAME" not in os.environ:
             kwargs["wandb_run_name"] = run.name  # fairseq calls all runs "checkpoints", the folder that these lie in
-        bar = original(iterator, log_format or "none", *args, **kwargs)
+        bar = original(iterator, log_format or ("simple" if kwargs.get("log_file") else "none"), *args, **kwargs)
         return FollowedBar(bar, run, iterator, kwargs["epoch"], is_validation=kwargs.get("prefix") is not None)
 
     return progress_bar
@@ -246,15 +246,24 @@ def _stop_when_asked(original: Callable[..., Any]) -> Callable[..., Any]:
     """Save and end after the running update where a signal has asked for it; fairseq saves nothing."""
 
     @functools.wraps(original)
-    def validate_and_save(cfg: Any, trainer: Any, task: Any, epoch_itr: Any, *args: Any) -> Any:
+    def validate_and_save(
+        cfg: Any, trainer: Any, task: Any, epoch_itr: Any, valid_subsets: Any, end_of_epoch: bool
+    ) -> Any:
         def save() -> None:
             checkpoint_utils.save_checkpoint(cfg.checkpoint, trainer, epoch_itr, None)
 
-        stop_if_asked(trainer.device, save)
+        is_last = trainer.get_num_updates() >= (cfg.optimization.max_update or math.inf)
+        is_validated = is_last or end_of_epoch  # what another start would not make up for
+        saves = None if cfg.checkpoint.no_save else save
+        if not is_validated:
+            stop_if_asked(trainer.device, saves)
         try:
-            return original(cfg, trainer, task, epoch_itr, *args)
+            result = original(cfg, trainer, task, epoch_itr, valid_subsets, end_of_epoch)
         finally:
             if run := current_run():
                 run.say()
+        if is_validated:
+            stop_if_asked(trainer.device, saves)
+        return result
 
     return validate_and_save

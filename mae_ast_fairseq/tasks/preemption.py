@@ -18,6 +18,8 @@ logger = get_logger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EXIT_SAVED = 75
 """EX_TEMPFAIL: the run was asked to end, has saved, and goes on where it is started again."""
+EXIT_UNSAVED = 128 + signal.SIGTERM
+"""The run was asked to end, and writes no checkpoints: another start would begin anew."""
 
 _asked: list[signal.Signals] = []
 
@@ -46,8 +48,11 @@ def listen() -> None:
         signal.signal(each, ask)
 
 
-def stop_if_asked(device: torch.device, save: Callable[[], None]) -> None:
-    """Save and exit with EXIT_SAVED where this process, or another one of the run, was asked to end."""
+def stop_if_asked(device: torch.device, save: Optional[Callable[[], None]]) -> None:
+    """Save and exit with EXIT_SAVED where this process, or another one of the run, was asked to end.
+
+    `save` is None in a run that writes no checkpoints, which ends with EXIT_UNSAVED.
+    """
     is_asked = bool(_asked)
     if torch.distributed.is_initialized():
         flag = torch.tensor(int(is_asked), device=device)
@@ -55,7 +60,10 @@ def stop_if_asked(device: torch.device, save: Callable[[], None]) -> None:
         is_asked = bool(flag)
     if not is_asked:
         return
-    save()
     name = _asked[0].name if _asked else "a signal to another process"
+    if save is None:
+        logger.info("ended by %s: nothing is saved, as checkpoint.no_save=true says", name)
+        sys.exit(EXIT_UNSAVED)
+    save()
     logger.info("ended by %s: saved; start the same command again to go on", name)
     sys.exit(EXIT_SAVED)

@@ -45,6 +45,7 @@ class RunProgress:
 
     def __init__(self, cfg: DictConfig, trainer: Any, clock: Callable[[], float] = time.monotonic):
         self.is_shown = cfg.common.log_format is None and is_first_process()
+        self._may_have_bar = not cfg.common.no_progress_bar
         self.trainer = trainer
         self._log: Optional[FigureLog] = None
         self._max_update = cfg.optimization.max_update or 0
@@ -86,7 +87,7 @@ class RunProgress:
         self._epoch = epoch
         self._total = self._max_update or num_updates
         self._num_before = 0 if self._max_update else self.trainer.get_num_updates() - num_done
-        if not (self.is_shown and sys.stderr.isatty()):
+        if not (self.is_shown and self._may_have_bar and sys.stderr.isatty()):
             return
         if self._bar is None:
             self._bar = Bar(
@@ -179,7 +180,11 @@ class RunProgress:
     def say(self) -> None:
         """Say what validations gave, a line each, and with it which checkpoints were written."""
         if self._saved:
-            best = f" (the best {self._metric} so far)" if any("best" in name for name in self._saved) else ""
+            best = (
+                f" (the best {self._metric} so far)"
+                if any(name.startswith("checkpoint_best") for name in self._saved)
+                else ""
+            )
             saved = f"saved {', '.join(self._saved)}{best}"
             before = f"{self._to_say.pop()}; " if self._to_say else f"update {self.trainer.get_num_updates()}: "
             self._to_say.append(before + saved)

@@ -135,7 +135,7 @@ def response(code: int) -> httpx2.Response:
     ("error", "found"),
     [
         (errors.RepositoryNotFoundError("404\n\nNot Found", response=response(404)), "or it is private"),
-        (errors.GatedRepoError("403", response=response(403)), "or it is private"),
+        (errors.GatedRepoError("403", response=response(403)), "asks for its terms to be accepted"),
         (errors.RevisionNotFoundError("404", response=response(404)), "has no revision 'v9'"),
         (errors.LocalEntryNotFoundError("not in\n the cache."), "(not in the cache.)"),
         (errors.HfHubHTTPError("500 down", response=response(500)), "(500 down)"),

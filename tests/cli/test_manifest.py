@@ -300,12 +300,16 @@ def test_manifests_that_stay_as_they_are_keep_their_labels(speakers, tmp_path):
     assert (tmp_path / "train.lbl").read_text() == "own\n"
 
 
-def test_a_test_manifest_of_another_folder_stays(speakers, corpus, tmp_path):
-    assert main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0", "--test", "0.5"]) == 0
-    (tmp_path / "train.tsv").unlink()
-    before = (tmp_path / "test.tsv").read_bytes()
-    assert main(["manifest", str(speakers), "--out", str(tmp_path), "--valid", "0"]) == 0
-    assert (tmp_path / "test.tsv").read_bytes() == before
+def test_a_manifest_that_is_not_written_anew_is_not_left_beside_others(corpus, tmp_path, capsys, refusal):
+    main(["manifest", str(corpus), "--out", str(tmp_path), "--valid", "0.3", "--zip", str(tmp_path / "a.zip")])
+    capsys.readouterr()
+    assert "valid.tsv: there from an earlier run" in refusal("manifest", corpus, "--out", tmp_path, "--valid", "0")
+    (tmp_path / "valid.tsv").unlink()
+    (tmp_path / "table.csv").write_text(
+        "path,split\n" + "".join(f"{name.name},test\n" for name in corpus.glob("*.wav"))
+    )
+    table = "--table", tmp_path / "table.csv", "--label-column", "split"
+    assert "train.tsv: there from an earlier run" in refusal("manifest", corpus, "--out", tmp_path, *table)
 
 
 def test_a_stale_validation_manifest_is_not_left_beside_a_new_training_one(corpus, tmp_path, capsys, refusal):

@@ -1,11 +1,13 @@
 """Which files are FFmpeg's, by their first bytes, and where raw frames lie; without FFmpeg."""
 
 import io
+import zipfile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mae_ast_fairseq.data.archive import members, open_part, parse
 from mae_ast_fairseq.data.media import Media, find_damage, find_frames, recognise
 
 ADTS = b"\xff\xf1\x60\x40\x02\x1f\xfc" + bytes(9)  # a frame of 16 bytes
@@ -93,3 +95,16 @@ def test_the_parts_of_a_matroska_tell_whether_it_is_whole(size, kind):
     data = b"\x1a\x45\xdf\xa3\x84abcd" + b"\x18\x53\x80\x67" + size + bytes(16)
     damage = find_damage(io.BytesIO(data), Media("matroska", 0, len(data)))
     assert (damage and damage[0]) == kind
+
+
+def test_members_of_one_archive_that_are_as_long_have_frames_of_their_own(tmp_path):
+    parts = {"a.amr": b"#!AMR\n" + 130 * AMR, "b.amr": b"#!AMR\n" + 320 * (b"\x04" + bytes(12))}
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    counts = []
+    for member in members(tmp_path / "a.zip", [".amr"]):
+        with open_part(parse(member.path_in(str(tmp_path / "a.zip")))) as stream:
+            media = recognise(stream, 0, 4_166)
+            counts.append(len(find_frames(stream, media).places) - 1)
+    assert counts == [130, 320]

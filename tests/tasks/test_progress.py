@@ -64,7 +64,7 @@ def meters():
 def a_run(clock, trainer, log_format=None, max_update=20, log_interval=100):
     cfg = OmegaConf.create(
         {
-            "common": {"log_format": log_format, "log_interval": log_interval},
+            "common": {"log_format": log_format, "log_interval": log_interval, "no_progress_bar": False},
             "optimization": {"max_update": max_update},
             "checkpoint": {"best_checkpoint_metric": "loss"},
         }
