@@ -75,7 +75,7 @@ def find_place(environment: Mapping[str, str], num_devices: int, port: int = 0) 
 def _step_number(environment: Mapping[str, str]) -> int:
     """Return a number of a job's step, of which several may run beside each other."""
     job, step = (int(environment.get(f"SLURM_{name}_ID", 0)) for name in ("JOB", "STEP"))
-    return 31 * job + step
+    return job + 7_919 * step
 
 
 def overrides_of_process(is_multirun: bool) -> list[str]:

@@ -1,5 +1,6 @@
 """`mae-ast train`: recipes from any folder, hydra's syntax, and a person's mistakes in one line."""
 
+import logging
 import os
 import re
 import subprocess
@@ -39,7 +40,9 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["mae-ast"])
     for name in (*TORCHRUN, *SLURM):
         monkeypatch.delenv(name, raising=False)
+    handlers = logging.getLogger().handlers[:]
     yield
+    logging.getLogger().handlers[:] = handlers
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None  # by which tasks know that hydra runs them
     ConfigStore.instance().repo.pop("recipes", None)

@@ -160,3 +160,9 @@ def test_a_connection_that_is_lost_is_one_line_and_nothing_else_is(monkeypatch, 
     with pytest.raises(TrainingError if is_partner_s else RuntimeError) as caught, partners_needed():
         raise RuntimeError(text)
     assert isinstance(caught.value, TrainingError) == is_partner_s
+
+
+def test_two_steps_of_a_slurm_job_meet_at_ports_of_their_own():
+    said = {"SLURM_STEP_NODELIST": "node1", "SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "77"}
+    places = [find_place({**said, "SLURM_STEP_ID": step}, 0) for step in ("0", "1")]
+    assert len({place.init_method for place in places}) == 2
