@@ -152,6 +152,11 @@ def _unlock_all() -> None:
         unlock(path)
 
 
+def is_there(path: Path) -> bool:
+    """Return whether there is something at a path; in a folder that may not be read, nothing is found."""
+    return os.path.exists(path)  # noqa: PTH110 Path.exists raises PermissionError
+
+
 def prepare_folder(option: str, folder: Path) -> None:
     """Make a folder to write in; raises ConfigError, naming the command's option, where that cannot be."""
     try:

@@ -10,11 +10,11 @@ from mae_ast_fairseq.checkpoints.unpickling import as_folder
 from mae_ast_fairseq.config.pretraining import ClassifierFields, MaeAstFields, MaskingFields
 from mae_ast_fairseq.errors import printable
 from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.nn import fbank
 
 CARD = "README.md"
 
 NAMES = {"mae_ast": "MAE-AST", "ssast": "SSAST", "mae_ast_classifier": "AST classifier"}
-MILLISECONDS_PER_FRAME = 10
 
 _CARD = """---
 library_name: mae_ast_fairseq
@@ -86,7 +86,7 @@ def _rows(checkpoint: Checkpoint) -> dict[str, str]:
     model = checkpoint.model
     decoder = f" and {model.decoder_layers} decoder" if isinstance(model, MaeAstFields) else ""
     num_values = sum(tensor.numel() for tensor in checkpoint.state.values())
-    seconds = model.ast_kernel_size_time * MILLISECONDS_PER_FRAME / 1000
+    seconds = model.ast_kernel_size_time * fbank.FRAME_SHIFT / fbank.SAMPLE_RATE
     rows = {
         "model": f"{NAMES[checkpoint.kind]}: {model.encoder_layers} encoder{decoder} layers, width "
         f"{model.encoder_embed_dim}, {num_values:,} values",

@@ -1,7 +1,6 @@
 """`mae-ast labels`: write the labels of manifests' clips, which stand in folder names, file names or a table."""
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import folder_level, label_pattern
 from mae_ast_fairseq.cli.printing import print_result
-from mae_ast_fairseq.corpus.divide import SPLITS, describe_rare
+from mae_ast_fairseq.corpus.divide import SPLITS, describe_rare, refuse_stale, stale_manifests
 from mae_ast_fairseq.corpus.labelling import (
     JOINS,
     Labelling,
@@ -26,7 +25,7 @@ from mae_ast_fairseq.corpus.script import LabelledRow, write_labelled
 from mae_ast_fairseq.data.archive import parse
 from mae_ast_fairseq.data.manifest import Manifest, ManifestRow, read_manifest
 from mae_ast_fairseq.errors import ConfigError, printable
-from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.files import is_there, prepare_folder
 
 EXAMPLE = "mae-ast labels data --table clips.csv --path-column filename --label-column category --out labelled"
 
@@ -161,7 +160,7 @@ def _sort(
 
 def _read_manifests(folder: Path) -> dict[str, Manifest]:
     """Read the manifests of the splits that are there; raises ManifestError, or ConfigError where roots differ."""
-    splits = [split for split in SPLITS if os.path.exists(folder / f"{split}.tsv")]  # noqa: PTH110  # False if locked
+    splits = [split for split in SPLITS if is_there(folder / f"{split}.tsv")]
     manifests = {split: read_manifest(folder / f"{split}.tsv") for split in splits or SPLITS[:1]}
     first, *others = manifests.values()
     for other in others:
@@ -190,14 +189,10 @@ def _write(out: Path, root: Path, splits: Mapping[str, Sequence[LabelledRow]], d
 
     Raises ConfigError where a manifest of another split is in the way; where that was read, it goes.
     """
-    stale = [out / f"{split}.tsv" for split in SPLITS if split not in splits and (out / f"{split}.tsv").exists()]
-    if stale and not out.samefile(data):
-        raise ConfigError(
-            f"{stale[0]}: there from an earlier run, and its clips may now be elsewhere too; expected the manifests of "
-            "this run alone; delete it or choose another --out"
-        )
+    if not out.samefile(data):
+        refuse_stale(out, splits)
     write_labelled(out, root, splits)
-    for file in stale:
+    for file in stale_manifests(out, splits):
         file.unlink()
         file.with_suffix(".lbl").unlink(missing_ok=True)
 

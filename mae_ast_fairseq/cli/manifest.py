@@ -21,7 +21,7 @@ from mae_ast_fairseq.cli.labels import (
     write_unmatched,
 )
 from mae_ast_fairseq.cli.printing import print_result
-from mae_ast_fairseq.corpus.divide import SPLITS, TEST, TRAIN, VALID, check_whole, divide
+from mae_ast_fairseq.corpus.divide import SPLITS, TEST, TRAIN, VALID, check_whole, divide, refuse_stale
 from mae_ast_fairseq.corpus.labelling import Labelling, in_folder
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import (
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.folder}: no audio files below it{others}; {expected}")
     plan = _plan(args, [*source.names.values(), *(name for name, _ in source.rejected)], source.root)
     prepare_folder("--out", args.out)
-    _check_stale(args.out, plan.splits)
+    refuse_stale(args.out, plan.splits)
 
     accepted, rejected = _probe(source, args)
     splits, without = _divide(plan, args.seed, [(row, source.names[row.relative_path]) for row in accepted])
@@ -178,17 +178,6 @@ def _groups(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str] | 
         if not group:
             raise ConfigError(f"{option}: finds nothing in {name!r}; expected a group for each file; change it")
     return {name: group for name, group in groups.items() if group}
-
-
-def _check_stale(out: Path, wanted: Sequence[str]) -> None:
-    """Refuse a folder where a manifest of a split that is not wanted now would go on to list files of the others."""
-    for split in SPLITS:
-        stale = out / f"{split}.tsv"
-        if split not in wanted and stale.exists():
-            raise ConfigError(
-                f"{stale}: there from an earlier run, and its files would now be in other splits too; delete it or "
-                "choose another --out"
-            )
 
 
 def _divide(

@@ -1,7 +1,6 @@
 """Labelled clips and how `mae-ast probe` splits them: as they are, into folds, or by groups such as speakers."""
 
 import argparse
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation import splits
 from mae_ast_fairseq.evaluation.splits import ProbeData, Split
+from mae_ast_fairseq.files import is_there
 from mae_ast_fairseq.inference.loading import BrokenFiles, readable_samples, unusable
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
@@ -84,7 +84,7 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, 
     if len(set(names)) < len(names):
         raise ConfigError(f"splits {', '.join(names)}: one is named twice; expected different ones")
     manifests = [read_manifest(args.data / f"{name}.tsv") for name in names]
-    if _is_there(args.data / FILE_NAME):
+    if is_there(args.data / FILE_NAME):
         vocabulary = read_vocabulary(args.data / FILE_NAME)
     else:
         vocabulary = collect_vocabulary(args.data / f"{name}.lbl" for name in (names if is_divided else names[:1]))
@@ -117,9 +117,9 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, 
 def _given_splits(args: argparse.Namespace) -> list[str]:
     """Return the splits to use as they are: train, test, and valid where it is."""
     valid = args.valid
-    if valid is None and args.test != "valid" and _is_there(args.data / "valid.tsv"):
+    if valid is None and args.test != "valid" and is_there(args.data / "valid.tsv"):
         valid = "valid"
-    if not _is_there(args.data / f"{args.test}.tsv"):
+    if not is_there(args.data / f"{args.test}.tsv"):
         raise ConfigError(
             f"--test {args.test}: there is no {args.data / args.test}.tsv; expected a split to test on; name one, or "
             "divide --split with --folds, --groups or --group-pattern"
@@ -181,8 +181,3 @@ def _split(args: argparse.Namespace, data: ProbeData, parts: np.ndarray, seed: i
     if args.shots is None:
         return found
     return [splits.few_shot(data, split, args.shots, seed) for split in found]
-
-
-def _is_there(path: Path) -> bool:
-    """Return whether there is something; in a folder that may not be read, nothing is found."""
-    return os.path.exists(path)  # noqa: PTH110 Path.exists raises PermissionError

@@ -53,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     flags = [each for each in args.rest if each not in options.overrides]
     recipe = find_recipe(args.recipe, options.config_dir and Path(options.config_dir))
     from mae_ast_fairseq.tasks.distributed import overrides_of_process
+    from mae_ast_fairseq.tasks.launch import field_of
 
-    names = {override.partition("=")[0].lstrip("+") for override in options.overrides}
+    names = set(map(field_of, options.overrides))
     ours = [f"{name}={value}" for name, value in _about_recipe(recipe).items() if name not in names]
     overrides = [*ours, *map(as_list, options.overrides), *overrides_of_process(options.multirun)]
     with warnings.catch_warnings():
@@ -143,11 +144,12 @@ def _train(cfg: "DictConfig") -> float:
     from mae_ast_fairseq.cli import EXIT_USER_ERROR, PROG
     from mae_ast_fairseq.tasks.console import settle_console
     from mae_ast_fairseq.tasks.distributed import settle_processes
+    from mae_ast_fairseq.tasks.launch import field_of
     from mae_ast_fairseq.tasks.precision import settle_precision
 
     settle_console(has_fairseqs_figures=cfg.common.log_format is not None)
     given = HydraConfig.get().overrides.task
-    settle_precision(cfg, frozenset(override.lstrip("+").partition("=")[0] for override in given))
+    settle_precision(cfg, frozenset(map(field_of, given)))
     try:
         how = settle_processes(cfg)
         _check_folders(cfg)

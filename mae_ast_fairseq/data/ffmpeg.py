@@ -10,7 +10,6 @@ sample a packet begins, the file is one segment, and is decoded from its start.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import chain, count, islice
 from typing import Any, BinaryIO
 
@@ -18,8 +17,7 @@ import numpy as np
 
 from mae_ast_fairseq.data.media import Frames, Media, find_frames
 from mae_ast_fairseq.data.mpeg import Spliced
-
-INSTALL = "pip install 'mae_ast_fairseq[av]'"
+from mae_ast_fairseq.extras import missing
 
 _SEGMENT_SECONDS = 12  # more than a clip of AudioSet
 _PREROLL_SECONDS = 0.5  # decoded before a segment, for what decoders carry from frame to frame
@@ -46,7 +44,7 @@ _UNFORGETTING = frozenset({"aac", "ac3", "eac3", "opus", "amr_nb", "amr_wb"})
 
 def is_installed() -> bool:
     """Say whether PyAV is there."""
-    return find_spec("av") is not None
+    return not missing("av")
 
 
 class MediaFile:

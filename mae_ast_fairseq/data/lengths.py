@@ -8,6 +8,7 @@ import soundfile as sf
 
 from mae_ast_fairseq.data import containers, ffmpeg, mpeg, streams
 from mae_ast_fairseq.data.media import Media, find_damage, recognise
+from mae_ast_fairseq.extras import install_command
 
 _REWRITE = "write its header anew, as by `sox --ignore-length IN OUT.flac`"
 _REWRITE_FLAC = "encode it anew, as by `ffmpeg -i IN OUT.flac`"
@@ -87,7 +88,7 @@ def _measure_media(stream: BinaryIO, media: Media, expect_samples: int | None) -
     if (damage := find_damage(stream, media)) is not None:
         return Extent(Fault(*damage))
     if not ffmpeg.is_installed():
-        return Extent(Fault(NOT_INSTALLED, f"`{ffmpeg.INSTALL}` brings what reads such files ({media.demuxer})"))
+        return Extent(Fault(NOT_INSTALLED, f"`{install_command('av')}` brings what reads such files ({media.demuxer})"))
     return Extent(media=media, num_samples=expect_samples)
 
 

@@ -45,7 +45,6 @@ from mae_ast_fairseq.tasks.launch import (
 from mae_ast_fairseq.tasks.patches import install
 from mae_ast_fairseq.tasks.preemption import listen
 from mae_ast_fairseq.tasks.resume import (
-    LAST_CHECKPOINT,
     Clips,
     Stored,
     changed_batches,
@@ -57,7 +56,7 @@ from mae_ast_fairseq.tasks.resume import (
     keep_place,
     say_new_best,
 )
-from mae_ast_fairseq.tasks.run_folder import prepare_run_folder
+from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT, prepare_run_folder
 from mae_ast_fairseq.tasks.skipping import SkippedUpdates
 from mae_ast_fairseq.tasks.stalling import limit_reading
 from mae_ast_fairseq.training_error import without_traceback

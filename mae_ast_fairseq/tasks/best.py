@@ -15,6 +15,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mae_ast_fairseq.errors import ConfigError, get_logger
+from mae_ast_fairseq.tasks.launch import field_of
 
 logger = get_logger(__name__)
 
@@ -76,7 +77,7 @@ def is_given(key: str) -> bool:
 def is_on_command_line(key: str) -> bool:
     """Return whether a field was given on the command line; as `is_given`, False in processes that fairseq starts."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return any(override.lstrip("+").partition("=")[0] == key for override in overrides)
+    return key in map(field_of, overrides)
 
 
 def leave_out_nan(

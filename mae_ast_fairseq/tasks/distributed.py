@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mae_ast_fairseq.errors import ConfigError
-from mae_ast_fairseq.tasks.launch import is_first_process
+from mae_ast_fairseq.tasks.launch import is_first_process, is_on_cpu
 from mae_ast_fairseq.training_error import TrainingError, without_traceback
 
 TORCHRUN = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK")
@@ -120,17 +120,17 @@ def settle_processes(cfg: DictConfig) -> dict[str, Callable[..., Any]]:
     started several: fairseq would start as many as there are GPUs.
     """
     given = cfg.distributed_training
-    is_on_cpu = cfg.common.cpu or not torch.cuda.is_available()
-    num_devices = 0 if is_on_cpu else torch.cuda.device_count()
+    on_cpu = is_on_cpu(cfg)
+    num_devices = 0 if on_cpu else torch.cuda.device_count()
     if given.distributed_init_method is None:
         place = find_place(os.environ, num_devices, given.distributed_port)
         if place is not None:
             given.distributed_init_method = place.init_method
             given.distributed_rank, given.distributed_world_size = place.rank, place.world_size
             given.device_id, given.distributed_no_spawn = place.device, not place.spawns
-        elif is_on_cpu:
+        elif on_cpu:
             given.distributed_world_size = 1
-    if is_on_cpu and given.distributed_backend == "nccl":
+    if on_cpu and given.distributed_backend == "nccl":
         given.distributed_backend = "gloo"
     return {} if given.distributed_init_method is None else {"after_distributed_init_fn": agree}
 

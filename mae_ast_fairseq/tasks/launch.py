@@ -22,6 +22,16 @@ def is_training_command() -> bool:
     return HydraConfig.initialized()
 
 
+def is_on_cpu(cfg: DictConfig) -> bool:
+    """Tell whether a run of this config trains on the CPU."""
+    return cfg.common.cpu or not torch.cuda.is_available()
+
+
+def field_of(override: str) -> str:
+    """Return the field that an override of the command line sets, as hydra writes it: `+task.data=x`."""
+    return override.lstrip("+").partition("=")[0]
+
+
 def is_first_process() -> bool:
     """Tell whether this is the only process, or the first of many."""
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

@@ -1,10 +1,10 @@
 """In which precision a run on a CPU trains: chosen once, by what the processor multiplies fastest."""
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from mae_ast_fairseq.errors import UserError, get_logger
 from mae_ast_fairseq.precision import fastest_on_cpu
+from mae_ast_fairseq.tasks.launch import is_on_cpu
 from mae_ast_fairseq.tasks.resume import find_stored
 
 logger = get_logger(__name__)
@@ -20,8 +20,7 @@ def settle_precision(cfg: DictConfig, given: frozenset[str]) -> None:
     A run that goes on stays in its precision, whatever the processor. What a recipe turns on, or a person has `given`
     on the command line by a field's full name, is left as it is.
     """
-    is_on_cpu = cfg.common.cpu or not torch.cuda.is_available()
-    if not is_on_cpu or given & FIELDS or any(OmegaConf.select(cfg, name) for name in FIELDS):
+    if not is_on_cpu(cfg) or given & FIELDS or any(OmegaConf.select(cfg, name) for name in FIELDS):
         return
     before = _precision_before(cfg)
     cfg.common.bf16 = before if before is not None else fastest_on_cpu() == "bfloat16"

@@ -34,12 +34,10 @@ from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.launch import is_first_process, same_folders, weights_in_one_form
+from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = get_logger(__name__)
-
-LAST_CHECKPOINT = "checkpoint_last.pt"
-"""The default of `checkpoint.restore_file`, which need not exist."""
 
 BEST_CHECKPOINT = "checkpoint_best.pt"
 OWN_FOLDER = "hydra.run.dir"

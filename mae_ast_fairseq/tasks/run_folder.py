@@ -12,7 +12,8 @@ from mae_ast_fairseq.tasks.launch import is_first_process
 
 logger = get_logger(__name__)
 
-LAST = "checkpoint_last.pt"
+LAST_CHECKPOINT = "checkpoint_last.pt"
+"""The default of `checkpoint.restore_file`, which need not exist."""
 DAMAGED = ".damaged"
 LOCK = ".lock"
 
@@ -31,8 +32,8 @@ def prepare_run_folder(folder: Path, needs_last: bool = True) -> None:
         lock(folder / LOCK)
         for left_by_killed in folder.glob(".checkpoint*.pt.*.tmp"):
             left_by_killed.unlink(missing_ok=True)
-        if needs_last or (folder / LAST).exists():
-            _replace_damaged(folder / LAST)
+        if needs_last or (folder / LAST_CHECKPOINT).exists():
+            _replace_damaged(folder / LAST_CHECKPOINT)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Optional
 
 from mae_ast_fairseq.tasks.preemption import EXIT_SAVED
-from tests.chaos.command import Command, Stall
+from tests.chaos.command import Command, Stall, renamed_away
 from tests.chaos.runs import Trajectory, num_updates_in, partial_files, saved_in
 
 Blow = Callable[[Trajectory, random.Random], Optional[list[str]]]
@@ -168,12 +168,8 @@ def hide_audio(trajectory: Trajectory, draws: random.Random) -> Optional[list[st
     _let_train(command, draws)
     audio = trajectory.folder.parent / "data" / "audio"
     hidden = draws.choice([audio, *sorted(audio.glob("train*.wav"))[:: 1 + draws.randrange(9)]])
-    away = hidden.with_name(f"away-{hidden.name}")
-    hidden.rename(away)
-    try:
+    with renamed_away(hidden):
         code = command.wait()
-    finally:
-        away.rename(hidden)
     return None if code == 0 else _one_line(command, "files (")
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Optional
 
@@ -99,6 +99,17 @@ class Command:
 
     def text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.is_file() else ""
+
+
+@contextlib.contextmanager
+def renamed_away(path: Path) -> Iterator[None]:
+    """Let a file or folder have another name for a while."""
+    away = path.with_name(f"away-{path.name}")
+    path.rename(away)
+    try:
+        yield
+    finally:
+        away.rename(path)
 
 
 def _become(argv: Sequence[str], log: Path, record: Optional[Path], stall: Optional[Stall]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple, Optional
 
 from mae_ast_fairseq.cli import EXIT_INTERRUPTED
-from tests.chaos.command import Command
+from tests.chaos.command import Command, renamed_away
 
 Blow = Callable[["Trial", random.Random], Optional[list[str]]]
 Files = dict[Path, bytes]
@@ -123,12 +123,8 @@ def hide_audio(trial: Trial, draws: random.Random) -> Optional[list[str]]:
     trial.let_extract(command, draws)
     clips = sorted((trial.home / "clips" / "audio").glob("train2??.wav"))  # the last ones, not yet decoded
     hidden = draws.choice(clips)
-    away = hidden.with_name(f"away-{hidden.name}")
-    hidden.rename(away)
-    try:
+    with renamed_away(hidden):
         code = command.wait()
-    finally:
-        away.rename(hidden)
     if code == 0:
         return None
     is_good = code == 1 and hidden.name in command.text() and "Traceback" not in command.text()

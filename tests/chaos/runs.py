@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mae_ast_fairseq.tasks.run_folder import LAST
+from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT
 from tests.chaos.command import Command, Stall
 from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.finetuning import QUICK as TINY_FINETUNING
@@ -122,7 +122,7 @@ class Reference:
                 raise RuntimeError(f"{training.name}: exit codes {codes} uninterrupted:\n{commands[0].text()[-3000:]}")
             (folder / "done").touch()
         self.losses = [_read_losses(folder / f"0.{rank}.losses") for rank in range(training.num_processes)]
-        self.last = saved_in(folder) / LAST
+        self.last = saved_in(folder) / LAST_CHECKPOINT
         self.num_bytes = self.last.stat().st_size
         self.save_seconds = _save_seconds("\n".join(log.read_text() for log in folder.rglob("*.log")))
         if training.is_large and self.num_bytes < LARGE_BYTES:
@@ -145,7 +145,7 @@ class Trajectory:
 
     @property
     def last(self) -> Path:
-        return saved_in(self.folder) / LAST
+        return saved_in(self.folder) / LAST_CHECKPOINT
 
     @property
     def is_finished(self) -> bool:

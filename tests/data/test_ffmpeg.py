@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mae_ast_fairseq import extras
 from mae_ast_fairseq.corpus.check import check_manifest
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import Fault, examine, scan
-from mae_ast_fairseq.data import ffmpeg
 from mae_ast_fairseq.data.audio import load_audio, open_audio
 from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
 from mae_ast_fairseq.errors import AudioError
@@ -141,7 +141,7 @@ def test_another_length_than_is_expected_is_named(media):
 
 
 def test_without_pyav_its_extra_is_named(media, monkeypatch):
-    monkeypatch.setattr(ffmpeg, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     held = examine(media / "aac.m4a")
     assert held.kind == "needs PyAV"
     with pytest.raises(AudioError) as raised:
