@@ -49,7 +49,13 @@ def _in_time(batches: Iterator[Any], dataset: ClipDataset, seconds: int) -> Iter
 
 
 def _end_loaders() -> None:
-    """End loader processes by force: a signal that asks would wait for the read, and so would the end of this one."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each
-    for process in multiprocessing.active_children():
+    """End loader processes by force: a signal that asks would wait for the read, and so would the end of this one.
+
+    They are waited for, but not for ever: one that a gone disk holds in the kernel does not end.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each, wherever this process is then
+    loaders = multiprocessing.active_children()
+    for process in loaders:
         process.kill()
+    for process in loaders:
+        process.join(timeout=1)

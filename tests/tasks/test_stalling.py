@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, get_worker_info
 
 from mae_ast_fairseq.datasets import clips
 from mae_ast_fairseq.errors import UserError
@@ -28,7 +28,8 @@ def stall(monkeypatch, *names):
 
 @pytest.fixture(autouse=True)
 def handler_of_torch():
-    """Torch's handler of ended processes, which the end of a run takes away."""
+    """Torch's handler of ended processes: the end of a run takes it away, and no ended loader is left for it after."""
+    list(DataLoader([0], num_workers=1))
     before = signal.getsignal(signal.SIGCHLD)
     yield
     signal.signal(signal.SIGCHLD, before)
