@@ -1,7 +1,7 @@
 """Are the features of the tiny recipes worth having? All that docs/features shows, by one resumable command.
 
     pip install tinysoundfont espeakng-loader        # what the probe sets are rendered with
-    python docs/features/run.py OUT --fsdd FSDD_FOLDER --samples SAMPLES_FOLDER
+    python examples/experiments/features.py OUT --fsdd FSDD_FOLDER --samples SAMPLES_FOLDER
 
 Stages, each a function below: the open corpus, pretraining (hours), probes of every checkpoint beside log-Mel and
 random weights, few-shot fine-tuning, and a report. What is done stands in OUT/results-*.jsonl, a line a result.
@@ -15,38 +15,31 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import features_report
 import numpy as np
-import report
 import sets
-import soundfile as sf
+from open_corpus import make_open_corpus
+from probing import accuracies, reader
 
 from mae_ast_fairseq.checkpoints.read import build_model, build_untrained, read_checkpoint
 from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE
 from mae_ast_fairseq.corpus.scan import write_lines
 from mae_ast_fairseq.corpus.synthetic import write_corpus as write_synthetic
-from mae_ast_fairseq.data.audio import load_audio
-from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
-from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.data.manifest import write_manifest
 from mae_ast_fairseq.evaluation import probes, splits
-from mae_ast_fairseq.inference.features import clip_features
 from mae_ast_fairseq.inference.loading import FileList
 from mae_ast_fairseq.inference.predict import predict
-from mae_ast_fairseq.nn import fbank
-from mae_ast_fairseq.nn.readout import possible_readouts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SEEDS = (0, 1, 2)
 SHOTS = (1, 5, 10, 0)
 """Takes of each digit to fine-tune on; 0: all."""
-NUM_INNER = 2  # parts of the training groups, each in turn, by which a probe chooses
-
 
 MAIN = ("optimization.max_update=12000", "lr_scheduler.warmup_updates=600", "common.bf16=false")
 VARIANT = ("optimization.max_update=2000", "lr_scheduler.total_num_update=3000", "common.bf16=false")
@@ -129,41 +122,18 @@ def is_done(results: Sequence[dict[str, Any]], **wanted: Any) -> bool:
 
 
 def make_corpus(args: argparse.Namespace) -> None:
-    """Fetch the open corpus, and decode it to 16 kHz once: each clip is read some ten times. List two small ones."""
+    """Fetch the open corpus; list two small ones."""
     if not (args.out / "synthetic" / "train.tsv").is_file():
         write_synthetic(args.out / "synthetic" / "audio", num_clips=600)
         list_audio(args.out / "synthetic" / "audio", args.out / "synthetic")
     if not (args.out / "recordings" / "train.tsv").is_file():
         list_audio(args.fsdd.parent, args.out / "recordings")
-    if (args.out / "data" / "train.tsv").is_file():
-        return
-    corpus = args.out / "corpus"
-    subprocess.run([sys.executable, REPOSITORY / "manifests" / "debian.py", corpus], check=True)
-    for split in ("valid", "train"):
-        manifest = read_manifest(corpus / f"{split}.tsv")
-        clips = [(manifest.path(row), manifest.relative_path(row)) for row in range(len(manifest))]
-        with Pool(args.workers) as pool:
-            rows = pool.starmap(decode, [(path, args.out / "data" / "audio", name) for path, name in clips], 32)
-        write_manifest(args.out / "data" / f"{split}.tsv", args.out / "data" / "audio", [row for row in rows if row])
-    subprocess.run(["mae-ast", "stats", args.out / "data" / "train.tsv"], check=True)
+    make_open_corpus(args.out, args.workers)
 
 
 def list_audio(folder: Path, data: Path) -> None:
     """Write manifests of a folder's audio."""
     subprocess.run(["mae-ast", "manifest", folder, "--out", data], check=True)
-
-
-def decode(path: str, folder: Path, name: str) -> tuple[str, int, int] | None:
-    """Write a file as WAV at 16 kHz; return its row of the manifest, None for a broken file."""
-    try:
-        waveform = load_audio(path, expect_rate=None)
-    except AudioError as error:
-        print(f"left out: {error}", file=sys.stderr)
-        return None
-    target = folder / f"{name}.wav"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sf.write(target, waveform, fbank.SAMPLE_RATE, subtype="PCM_16")
-    return f"{name}.wav", len(waveform), fbank.SAMPLE_RATE
 
 
 # --- pretraining
@@ -236,35 +206,6 @@ def models_to_probe(out: Path) -> Iterator[tuple[str, Sequence[int], Any]]:
             yield f"{run}@{updates}", SEEDS if is_last else SEEDS[:1], reader(build_model(checkpoint))
             for seed in SEEDS if is_last else ():
                 yield f"random {run} {seed}", [seed], reader(build_untrained(checkpoint, seed))
-
-
-def reader(model: Any) -> Any:
-    """Return what reads every possible readout of every layer out of a set's clips."""
-
-    def read(probe_set: sets.ProbeSet) -> dict[str, np.ndarray]:
-        names = possible_readouts(model.grid.rows)
-        return clip_features(model, probe_set.manifest, names)
-
-    return read
-
-
-def accuracies(readouts: dict[str, np.ndarray], data: splits.ProbeData, seed: int) -> dict[str, float]:
-    """Return the accuracy over all left-out groups of each readout at its best layers, and of the best of all.
-
-    What is best is chosen for each left-out group on other groups' clips, by ridge regression like all that follows.
-    """
-    num_layers = next(iter(readouts.values())).shape[1]
-    layers = [*map(str, range(1, num_layers + 1)), *(["all"] if num_layers > 1 else [])]
-    candidates = probes.candidates_of(readouts, layers)
-    hits: dict[str, int] = {}
-    for split in splits.split_by_groups(data, seed):
-        split = split._replace(inner=split.inner[:NUM_INNER])
-        choices = probes.compare(candidates, data, split, "ridge")
-        for readout in (*readouts, "best"):
-            choice = probes.best(choices, readout=None if readout == "best" else readout)
-            scores = probes.test_scores(candidates[choice.candidate], data, split, "ridge", choice)
-            hits[readout] = hits.get(readout, 0) + int((scores.argmax(1) == data.targets[split.test]).sum())
-    return {readout: count / len(data.targets) for readout, count in hits.items()}
 
 
 def probe_last_layers(args: argparse.Namespace) -> None:
@@ -348,7 +289,7 @@ STAGES = {
     "probe": probe,
     "last-layer": probe_last_layers,
     "few-shot": few_shot,
-    "report": lambda args: report.write(args.out, results_of(args.out), Path(__file__).parent),
+    "report": lambda args: features_report.write(args.out, results_of(args.out), REPOSITORY / "docs" / "features"),
 }
 
 if __name__ == "__main__":

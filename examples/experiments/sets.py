@@ -158,14 +158,16 @@ def words(packages: Path) -> Iterator[Clip]:
             yield word, f"voices {number % 6}", load_audio(path, expect_rate=None)
 
 
-def probe_sets(out: Path, fsdd: Path, samples: Path) -> dict[str, ProbeSet]:
-    """Return all sets."""
+def probe_sets(out: Path, fsdd: Path | None, samples: Path | None) -> dict[str, ProbeSet]:
+    """Return all sets, those of recordings where their folders are given; each is made once."""
     packages = out / "packages"
     makers: dict[str, Callable[[], Iterator[Clip]]] = {
         "words across voices": lambda: words(packages),
         "instruments across sound fonts": lambda: instruments(packages),
         "drums across kits": lambda: drums(packages),
-        "digits across speakers": lambda: digits(fsdd, range(TAKES)),
-        "families of samples": lambda: families(samples),
     }
+    if fsdd is not None:
+        makers["digits across speakers"] = lambda: digits(fsdd, range(TAKES))
+    if samples is not None:
+        makers["families of samples"] = lambda: families(samples)
     return {name: read_set(out / "sets" / name.replace(" ", "_"), make) for name, make in makers.items()}

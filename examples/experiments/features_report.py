@@ -158,4 +158,4 @@ def draw_health(path: Path, runs: dict[str, list[dict[str, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit("run docs/features/run.py OUT --only report")
+    raise SystemExit("run examples/experiments/features.py OUT --only report")

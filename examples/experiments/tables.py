@@ -1,0 +1,128 @@
+"""The experiments' tables, beside what was published, and curves of their runs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cells import Cell, Result, cells_of
+from downstream import CORPORA
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+NOT_RUN = "not run"
+COLUMNS = [short for _, _, short in CORPORA.values()]
+PUBLISHED = {  # of the paper's tables 1 and 2, in percent, by model, tokens and layers; in the order of COLUMNS
+    ("SSAST", "patch", 12): (28.6, 88.8, 98.0, 96.0, 64.3, 59.6),
+    ("SSAST", "frame", 12): (None, 85.9, 98.1, 96.7, 80.8, 60.5),
+    ("MAE-AST", "patch", 6): (28.3, 88.6, 97.4, 95.0, 37.6, 58.7),
+    ("MAE-AST", "frame", 6): (25.9, 88.0, 97.8, 96.6, 58.6, 60.2),
+    ("MAE-AST", "patch", 12): (30.6, 90.0, 97.9, 95.8, None, 59.8),
+    ("MAE-AST", "frame", 12): (23.0, 88.9, 98.0, 97.3, 63.3, 62.1),
+}
+ROWS: dict[str, Callable[[Cell], str]] = {
+    "ssast": lambda cell: f"{cell.model}, {cell.layers} layers",
+    "masking": lambda cell: f"{cell.tokens}, {cell.mask_type.removesuffix('_mask')}, {cell.ratio:.0%}",
+    "pretext": lambda cell: f"{cell.model}, {cell.pretext}",
+}
+FIGURES = {"loss_recon": "error", "info_nce_accuracy": "InfoNCE accuracy", "effective_rank": "effective rank"}
+
+Rows = Mapping[str, Sequence[Result]]
+"""results of a row's cells, one a seed"""
+
+
+def as_markdown(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapping[str, Any]) -> str:
+    """Write a table of a scale: what models are worth, what they cost, and what was published."""
+    cells = cells_of(table, scale)
+    num_seeds = len({cell.seed for cell in cells})
+    rows = rows_of(table, cells, results)
+    parts = [f"### {table}, {scale} scale"]
+    if scale == "cpu":
+        for readout, title in {"mean": "mean of the tokens, as in the paper", "best": "best readout"}.items():
+            parts += [f"Probes, {title}: accuracy in percent", _worth(rows, num_seeds, readout)]
+        parts += ["At the end of pretraining, on validation clips", _figures(rows)]
+    else:
+        parts += ["Fine-tuned, in percent", _worth(rows, num_seeds, None)]
+    if table == "ssast" and benchmark:
+        parts += ["A training step, of one run of `mae-ast benchmark`", _costs(benchmark)]
+    parts += ["Published, in percent", _published()]
+    return "\n\n".join(parts)
+
+
+def rows_of(table: str, cells: Sequence[Cell], results: Mapping[Cell, Result]) -> Rows:
+    """Return the results of each row of a table; of one that was not run there are none."""
+    rows: dict[str, list[Result]] = {}
+    for cell in cells:
+        rows.setdefault(ROWS[table](cell), []).extend([results[cell]] if cell in results else [])
+    return rows
+
+
+def _worth(rows: Rows, num_seeds: int, readout: str | None) -> str:
+    """Write the accuracy of a readout's probes on each set, and what fine-tuning gave."""
+    done = [result for some in rows.values() for result in some]
+    sets = list(dict.fromkeys(name for result in done for name in result.get("probes", ()))) if readout else []
+    tuned = list(dict.fromkeys(name for result in done for name in result.get("fine_tuned", ())))
+    lines = []
+    for row, some in rows.items():
+        values = [[result["probes"][name][readout] for result in some if name in result["probes"]] for name in sets]
+        values += [[result["fine_tuned"][name] for result in some if name in result["fine_tuned"]] for name in tuned]
+        lines.append([row, f"{len(some)} of {num_seeds}" if some else NOT_RUN, *map(_mean, values)])
+    return _table(lines, ["", "seeds", *sets, *(f"{name}, fine-tuned" for name in tuned)])
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Write a mean in percent, with the deviation of several."""
+    text = f"{100 * np.mean(values):.1f}" if values else ""
+    return text if len(values) < 2 else f"{text} ± {100 * np.std(values, ddof=1):.1f}"
+
+
+def _figures(rows: Rows) -> str:
+    last = {row: [result["curve"][-1] for result in some if result["curve"]] for row, some in rows.items()}
+    lines = [
+        [row, *(f"{np.mean([one[name] for one in some if name in one] or np.nan):.3g}" for name in FIGURES)]
+        for row, some in last.items() if some
+    ]  # fmt: skip
+    return _table(lines, ["", *FIGURES.values()])
+
+
+def _costs(benchmark: Mapping[str, Any]) -> str:
+    """Write what a step of each recipe costs, and how many times less than SSAST's at the same depth."""
+    lines = [
+        [
+            *(depth, row["recipe"], f"{row['time']['update']['median']:.3f}"),
+            *(f"{row['times_faster']['update']['median']:.2f}", f"{row['memory']['peak_bytes'] / 2**20:,.0f}"),
+            f"{row['times_less_memory']:.2f}",
+        ]
+        for depth, measured in benchmark.items()
+        for row in measured["rows"]
+    ]
+    return _table(lines, ["layers", "recipe", "seconds", "times faster", "peak MiB", "times less memory"])
+
+
+def _published() -> str:
+    lines = [
+        [f"{model} {tokens}, {layers} layers", *("" if value is None else f"{value:.1f}" for value in values)]
+        for (model, tokens, layers), values in PUBLISHED.items()
+    ]
+    return _table(lines, ["", *COLUMNS])
+
+
+def _table(lines: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
+    return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+
+
+def draw_curves(path: Path, rows: Rows) -> None:
+    """Draw figures of validations over updates, the mean over a row's seeds, a panel each."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    for (name, title), ax in zip(FIGURES.items(), figure.subplots(1, len(FIGURES)), strict=True):
+        for row, some in rows.items():
+            points: dict[int, list[float]] = {}
+            for one in (one for result in some for one in result["curve"] if name in one):
+                points.setdefault(one["num_updates"], []).append(one[name])
+            ax.plot(sorted(points), [np.mean(points[n]) for n in sorted(points)], marker="o", markersize=3, label=row)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("updates")
+        ax.set_ylim(bottom=0)
+        ax.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.savefig(path, dpi=100)

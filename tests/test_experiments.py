@@ -1,0 +1,147 @@
+"""The paper's experiments: what their recipes sweep over, which cells are run, and the tables of what is done."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mae_ast_fairseq.errors import UserError
+from tests.test_recipes import EXAMPLES, composed
+
+FOLDER = EXAMPLES / "experiments"
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'\w+' is validated against ConfigStore schema")
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    """The modules of examples/experiments, as their script sees them."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import cells
+    import downstream
+    import run
+    import tables
+
+    class Experiments:
+        pass
+
+    found = Experiments()
+    found.cells, found.downstream, found.run, found.tables = cells, downstream, run, tables
+    return found
+
+
+def result_of(cell, accuracy=0.5, **more):
+    worth = {"probes": {"words": {"mean": accuracy, "best": 0.9}}, "fine_tuned": {"digits": 0.75}}
+    return {**cell._asdict(), **worth, "curve": [{"num_updates": 250, "loss_recon": 0.1}], **more}
+
+
+def test_a_cell_that_tables_share_is_one(experiments):
+    cells_of = experiments.cells.cells_of
+    ssast, masking, pretext = (set(cells_of(table, "cpu")) for table in experiments.cells.TABLES)
+    assert (len(ssast), len(masking), len(pretext)) == (12, 12, 18)
+    assert len(ssast & pretext) == 6 and len(ssast & masking) == 1
+    assert len({cell.name for cell in ssast | masking | pretext}) == 35
+    assert {cell.seed for cell in ssast | pretext} == {1, 2, 3}
+
+
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+@pytest.mark.parametrize("table", ["ssast", "masking", "pretext"])
+def test_a_cell_is_the_model_that_its_name_says(experiments, table, scale):
+    cell = experiments.cells.cells_of(table, scale)[-1]
+    config = composed(f"{table}_{scale}", f"hydra.searchpath=[{EXAMPLES}]", *cell.overrides, folder=FOLDER)
+    assert config.model._name == {"SSAST": "ssast", "MAE-AST": "mae_ast"}[cell.model]
+    assert config.model.ast_kernel_size_chan == {"patch": 16, "frame": 128}[cell.tokens]
+    assert (config.model.encoder_layers, config.model.random_mask_prob) == (cell.layers, cell.ratio)
+    assert (config.task.mask_type, config.common.seed) == (cell.mask_type, cell.seed)
+    weights = {"both": (10.0, 1.0), "reconstruction": (10.0, 0.0), "classification": (0.0, 1.0)}[cell.pretext]
+    assert (config.criterion.reconstruction_weight, config.criterion.classification_weight) == weights
+    assert config.optimization.max_update == {"cpu": 1500, "paper": 550_000}[scale]
+
+
+def test_what_failed_is_run_again_and_what_is_done_is_not(experiments, monkeypatch, tmp_path, capsys):
+    wanted = experiments.cells.cells_of("ssast", "cpu")
+    ran = []
+
+    def run_cell(place, cell):
+        ran.append(cell)
+        if cell == wanted[2] and ran.count(cell) == 1:
+            raise UserError("the disk is full")
+        return result_of(cell)
+
+    monkeypatch.setattr(experiments.run, "run_cell", run_cell)
+    monkeypatch.setattr(experiments.run, "probe_sets", lambda place: {})
+    monkeypatch.setattr(experiments.run, "measure_costs", lambda scale, out, path: None)
+    monkeypatch.setattr(experiments.run, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
+    argv = ["ssast", "--out", str(tmp_path), "--data", str(tmp_path)]
+    assert experiments.run.main(argv) == 1
+    assert sorted(ran) == sorted(wanted)
+    assert "the disk is full" in capsys.readouterr().err
+    assert experiments.run.main(argv) == 0
+    assert ran[len(wanted) :] == [wanted[2]]
+    assert set(experiments.cells.read_results(tmp_path / "results.jsonl")) == set(wanted)
+    assert (tmp_path / "ssast_cpu.png").stat().st_size > 10_000
+
+
+def test_a_result_that_was_cut_off_is_none_and_a_line_of_something_else_is_named(experiments, tmp_path):
+    first, second, *_ = experiments.cells.cells_of("ssast", "cpu")
+    path = tmp_path / "results.jsonl"
+    experiments.cells.write_results(path, [result_of(first), result_of(second)])
+    path.write_text(path.read_text()[:-20])
+    assert len(experiments.cells.read_results(path)) == 1
+    path.write_text(json.dumps({"seed": 1}) + "\n")
+    with pytest.raises(UserError, match=r"results\.jsonl:1: "):
+        experiments.cells.read_results(path)
+
+
+def test_a_table_has_means_over_seeds_what_was_not_run_and_what_was_published(experiments):
+    cells = experiments.cells.cells_of("pretext", "cpu")
+    done = [cell for cell in cells if (cell.model, cell.pretext) == ("SSAST", "both")][:2]
+    results = {cell: result_of(cell, accuracy) for cell, accuracy in zip(done, (0.4, 0.5), strict=True)}
+    text = experiments.tables.as_markdown("pretext", "cpu", results, {})
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
+    assert "2 of 3" in text and "45.0 ± 7.1" in text and "75.0 ± 0.0" in text
+    assert "not run" in text.split("best readout")[0].split("MAE-AST, reconstruction")[1].splitlines()[0]
+    assert "30.6" in rows["MAE-AST patch, 12 layers"]
+
+
+@pytest.mark.parametrize("given", ["esc50", "esc51=data", "esc50=nowhere"])
+def test_a_corpus_that_is_not_there_is_one_line(experiments, tmp_path, capsys, given):
+    argv = ["ssast", "--scale", "paper", "--out", str(tmp_path), "--corpora", given]
+    assert experiments.run.main(argv) == 2
+    assert capsys.readouterr().err.startswith(f"run.py: --corpora {given}: ")
+
+
+def test_fine_tuning_on_digits_tests_speakers_that_it_did_not_hear(experiments, monkeypatch, tmp_path):
+    names = [f"{digit}~{speaker}~{take}.wav" for speaker in "abcdef" for digit in range(2) for take in range(12)]
+    targets = np.array([int(name[0]) for name in names])
+    sets = experiments.downstream.sets
+    speakers = np.array([name[2] for name in names])
+    digits = sets.ProbeSet(FakeManifest(names), sets.splits.ProbeData(targets, ["0", "1"], speakers))
+    monkeypatch.setattr(experiments.downstream, "run_command", lambda *arguments, **more: None)
+    monkeypatch.setattr(experiments.downstream, "evaluate", lambda *arguments: 0.5)
+    heard = {}
+    for seed in (1, 2, 3):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        assert experiments.downstream.fine_tune_digits(Path("a.pt"), digits, folder, seed) == 0.5
+        by_split = {split: (folder / f"{split}.tsv").read_text().splitlines()[1:] for split in ("train", "test")}
+        speakers = {split: {line[2] for line in lines} for split, lines in by_split.items()}
+        assert not speakers["train"] & speakers["test"]
+        assert len(by_split["train"]) == 4 * 2 * 10 and len(by_split["test"]) == 2 * 2 * 12
+        heard[seed] = frozenset(speakers["test"])
+    assert frozenset.union(*heard.values()) == set("abcdef")
+
+
+class FakeManifest:
+    def __init__(self, names):
+        self.names, self.root, self.num_samples = names, Path("/data"), np.full(len(names), 8_000)
+
+    def __len__(self):
+        return len(self.names)
+
+    def relative_path(self, row):
+        return self.names[row]
+
+    path = relative_path
