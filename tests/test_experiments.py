@@ -73,7 +73,7 @@ def test_what_failed_is_run_again_and_what_is_done_is_not(experiments, monkeypat
     monkeypatch.setattr(experiments.run, "run_cell", run_cell)
     monkeypatch.setattr(experiments.run, "probe_sets", lambda place: {})
     monkeypatch.setattr(experiments.run, "measure_costs", lambda scale, out, path: None)
-    monkeypatch.setattr(experiments.run, "ProcessPoolExecutor", lambda workers, context: ThreadPoolExecutor(workers))
+    monkeypatch.setattr(experiments.run, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
     argv = ["ssast", "--out", str(tmp_path), "--data", str(tmp_path)]
     assert experiments.run.main(argv) == 1
     assert sorted(ran) == sorted(wanted)
@@ -124,7 +124,6 @@ def test_fine_tuning_on_digits_tests_speakers_that_it_did_not_hear(experiments, 
     heard = {}
     for seed in (1, 2, 3):
         folder = tmp_path / str(seed)
-        folder.mkdir()
         assert experiments.downstream.fine_tune_digits(Path("a.pt"), digits, folder, seed) == 0.5
         by_split = {split: (folder / f"{split}.tsv").read_text().splitlines()[1:] for split in ("train", "test")}
         speakers = {split: {line[2] for line in lines} for split, lines in by_split.items()}

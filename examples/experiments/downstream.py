@@ -1,7 +1,9 @@
 """What a pretrained model is worth downstream, by the means of each scale."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,7 @@ from mae_ast_fairseq.corpus.scan import write_lines
 from mae_ast_fairseq.data.manifest import write_manifest
 from mae_ast_fairseq.errors import ConfigError, UserError
 
-FINE_TUNED = "digits, fine-tuned"
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 SHOTS = 10
 """takes of each digit and speaker to fine-tune on"""
 NUM_SPEAKERS_OUT = 2
@@ -32,6 +34,12 @@ CORPORA = {  # recipe of fine-tuning, its metric, what the paper calls it
 }
 
 
+def end_with_parent() -> None:
+    """Let Linux ask this process to end when its parent has ended, however that was: a run then saves first."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def run_command(*arguments: object, log: Path, threads: int | None = None) -> str:
     """Run one of our commands, its stderr to a log, and return what it prints; raises UserError where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +47,12 @@ def run_command(*arguments: object, log: Path, threads: int | None = None) -> st
     program = Path(sys.executable).with_name("mae-ast")
     with log.open("a") as stream:
         done = subprocess.run(
-            [program, *map(str, arguments)], stdout=subprocess.PIPE, stderr=stream, text=True, env=environment
+            [program, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            env=environment,
+            preexec_fn=end_with_parent,
         )
     if done.returncode:
         lines = log.read_text(errors="replace").splitlines()
@@ -59,6 +72,7 @@ def probe_sets(checkpoint: Path, groups: Mapping[str, sets.ProbeSet], seed: int)
 
 def fine_tune_digits(checkpoint: Path, digits: sets.ProbeSet, folder: Path, seed: int) -> float:
     """Return the accuracy on two speakers' digits of a classifier that a few takes of the others were enough for."""
+    folder.mkdir(parents=True, exist_ok=True)
     manifest, data = digits.manifest, digits.data
     speakers = np.unique(data.groups)
     first = seed * NUM_SPEAKERS_OUT % len(speakers)

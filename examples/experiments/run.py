@@ -111,16 +111,17 @@ def run_cells(args: argparse.Namespace, wanted: Sequence[Cell], path: Path) -> i
         probe_sets(place)
     failed = 0
     bar = tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit=" cells")
-    with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as pool, bar:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.workers, spawn, downstream.end_with_parent) as pool, bar:
         jobs = {pool.submit(partial(run_cell, place), cell): cell for cell in todo}
         try:
             for job in as_completed(jobs):
                 bar.update()
                 try:
                     write_results(path, {**read_results(path), jobs[job]: job.result()}.values())
-                except UserError as error:
+                except Exception as error:  # the others go on, whatever it was
                     failed += 1
-                    bar.write(f"{jobs[job].name}: {error}", file=sys.stderr)
+                    bar.write(f"{jobs[job].name}: {type(error).__name__}: {error}", file=sys.stderr)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
