@@ -42,7 +42,7 @@ class Place(NamedTuple):
     """Where everything lies that a cell needs."""
 
     out: Path
-    data: Path
+    data: str
     fsdd: Path | None
     samples: Path | None
     corpora: dict[str, Path]
@@ -55,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("tables", nargs="+", choices=TABLES, metavar="TABLE", help=f"of {', '.join(TABLES)}")
     add("--scale", choices=SCALES, default="cpu", help="paper: as published, on GPUs (default: %(default)s)")
     add("--out", type=Path, required=True, help="folder for runs and, at the cpu scale, the open corpus")
-    add("--data", type=Path, help="manifests to pretrain on (default: the open corpus of manifests/debian.py)")
+    add(
+        "--data",
+        help="manifests to pretrain on, several as a:b (default: the open corpus of manifests/debian.py)",
+    )
     add("--fsdd", type=Path, help="recordings of FSDD, for the cpu scale's digits")
     add("--samples", type=Path, help="samples named kind_description, for one more probe set of the cpu scale")
     add("--corpora", nargs="+", default=[], metavar="NAME=FOLDER", help="for the paper scale, of manifests/")
@@ -105,7 +108,7 @@ def run_cells(args: argparse.Namespace, wanted: Sequence[Cell], path: Path) -> i
     todo = [cell for cell in wanted if cell not in read_results(path)]
     if not todo:
         return 0
-    data = args.data.resolve() if args.data else make_open_corpus(args.out, args.workers)
+    data = args.data or str(make_open_corpus(args.out, args.workers))
     place = Place(args.out, data, args.fsdd, args.samples, corpora)
     if args.scale == "cpu":
         probe_sets(place)
