@@ -1,4 +1,4 @@
-"""What docs/evaluating.md shows runs, as far as it does without the tools and their data."""
+"""What docs/evaluating.md shows runs, as far as it does without the tools and their data, and README's s3prl too."""
 
 import json
 import shlex
@@ -19,12 +19,24 @@ CHECKPOINT = Path("runs/a/checkpoints/checkpoint_best.pt")
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The page's text, in a folder that has the checkpoint which it names."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to work in that has the checkpoint which the page names."""
     monkeypatch.chdir(tmp_path)
     CHECKPOINT.parent.mkdir(parents=True)
     save_tiny_checkpoint(CHECKPOINT)
+
+
+@pytest.fixture
+def page(folder: None) -> str:
+    """The page's text, in that folder."""
     return (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def readme(folder: None) -> str:
+    """README's section that the page leaves s3prl's commands to, in that folder."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text.split("## s3prl and others' tools\n")[1].split("\n## ")[0]
 
 
 def block(page: str, first_line: str) -> str:
@@ -66,12 +78,12 @@ def test_hears_commands_name_the_module_the_checkpoint_and_known_options(page: s
     assert set(options) <= set(adapters.load_model.__code__.co_varnames)
 
 
-def test_the_file_for_s3prl_is_exported(page: str) -> None:
-    ((_, *arguments),) = commands(page, "mae-ast export")
+def test_the_file_for_s3prl_is_exported(readme: str) -> None:
+    ((_, *arguments),) = commands(readme, "mae-ast export")
     assert main(arguments) == 0
-    (downstream,) = commands(page, "python run_downstream.py")
+    (downstream,) = commands(readme, "python run_downstream.py")
     assert Path(downstream[downstream.index("-k") + 1]).exists()
 
 
-def test_the_readme_links_the_page() -> None:
-    assert "(docs/evaluating.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_readme_links_the_page(readme: str) -> None:
+    assert "(docs/evaluating.md)" in readme
