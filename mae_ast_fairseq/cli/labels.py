@@ -20,9 +20,9 @@ from mae_ast_fairseq.corpus.labelling import (
     labels_in_table,
     read_table,
 )
-from mae_ast_fairseq.corpus.scan import Rejected, find_source, write_rejected
+from mae_ast_fairseq.corpus.scan import EXTENSIONS, Rejected, write_rejected
 from mae_ast_fairseq.corpus.script import LabelledRow, write_labelled
-from mae_ast_fairseq.data.archive import parse
+from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.manifest import Manifest, ManifestRow, read_manifest
 from mae_ast_fairseq.errors import ConfigError, printable
 from mae_ast_fairseq.files import is_there, prepare_folder
@@ -115,8 +115,8 @@ def run(args: argparse.Namespace) -> int:
     """Find the labels of all manifests' clips, write what is labelled, and print how much that is."""
     manifests = _read_manifests(args.data)
     names = {split: clip_names(manifest) for split, manifest in manifests.items()}
-    root = Path(next(iter(manifests.values())).root)
-    labelling = find_labels(args, [name for own in names.values() for name in own], root)
+    first = next(iter(manifests.values()))
+    labelling = find_labels(args, [name for own in names.values() for name in own], Path(first.root))
     assert labelling is not None
     splits, without = _sort(manifests, names, labelling)
     out = args.out or args.data
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
             f"{without[0].relative_path!r} ({out / UNMATCHED} lists them); expected one for each; give --out FOLDER "
             "for manifests without them"
         )
-    _write(out, root, splits, args.data)
+    _write(out, first, splits, args.data)
     warn_of_rare("labels", splits)
     summary = {
         "out": str(out),
@@ -175,23 +175,24 @@ def _read_manifests(folder: Path) -> dict[str, Manifest]:
 def clip_names(manifest: Manifest) -> list[str]:
     """Return the path of each clip below the root, or in the archive where it lies in one."""
     paths = [manifest.relative_path(row) for row in range(len(manifest))]
-    places = {path: place for path in paths if (place := parse(path))}
+    places = [archive.parse(path) for path in paths]
     members = {
-        f"{Path(archive).parent / member}": name
-        for archive in dict.fromkeys(place.archive for place in places.values())
-        for member, name in find_source(Path(manifest.root) / archive).names.items()
+        archive.Location(file, member.offset, member.length): member.name
+        for file in dict.fromkeys(place.archive for place in places if place)
+        for member in archive.members(Path(manifest.root) / file, EXTENSIONS)
     }
-    return [members.get(path, path) for path in paths]
+    return [members.get(place, path) if place else path for place, path in zip(places, paths, strict=True)]
 
 
-def _write(out: Path, root: Path, splits: Mapping[str, Sequence[LabelledRow]], data: Path) -> None:
-    """Write manifests and labels.
+def _write(out: Path, first: Manifest, splits: Mapping[str, Sequence[LabelledRow]], data: Path) -> None:
+    """Write manifests and labels; the root stays as the first manifest has it, or absolute in another folder.
 
     Raises ConfigError where a manifest of another split is in the way; where that was read, it goes.
     """
-    if not out.samefile(data):
+    is_beside = out.samefile(data)
+    if not is_beside:
         refuse_stale(out, splits)
-    write_labelled(out, root, splits)
+    write_labelled(out, first.written_root if is_beside else Path(first.root), splits)
     for file in stale_manifests(out, splits):
         file.unlink()
         file.with_suffix(".lbl").unlink(missing_ok=True)

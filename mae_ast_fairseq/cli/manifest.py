@@ -22,7 +22,7 @@ from mae_ast_fairseq.cli.labels import (
 )
 from mae_ast_fairseq.cli.printing import print_result
 from mae_ast_fairseq.corpus.divide import SPLITS, TEST, TRAIN, VALID, check_whole, divide, refuse_stale
-from mae_ast_fairseq.corpus.labelling import Labelling, in_folder
+from mae_ast_fairseq.corpus.labelling import Labelling, in_folder, splits_in_folders
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import (
     EXTENSIONS,
@@ -33,11 +33,11 @@ from mae_ast_fairseq.corpus.scan import (
     scan,
     write_rejected,
 )
-from mae_ast_fairseq.corpus.script import LabelledRow, write_labelled
+from mae_ast_fairseq.corpus.script import LabelledRow, read_lines, write_labelled
 from mae_ast_fairseq.data.archive import REPACK
 from mae_ast_fairseq.data.manifest import ManifestRow, read_manifest, unwritable
 from mae_ast_fairseq.errors import AudioError, ConfigError, printable
-from mae_ast_fairseq.files import check_file, open_regular, prepare_folder
+from mae_ast_fairseq.files import check_file, prepare_folder
 
 MAX_ENDINGS = 8  # of names, by which the files that are passed over are counted
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--valid",
         help="fraction of the files for valid.tsv, drawn by a hash of each path (0: no valid.tsv), or a text "
         "file that lists them, one path a line, relative to the folder (default: "
-        f"{DEFAULT_VALID}, or what a table says)",
+        f"{DEFAULT_VALID}, or what a table or --split-folder says)",
     )
     parser.add_argument("--test", default="0", help="the same for test.tsv (default: %(default)s)")
     parser.add_argument("--seed", type=seed, default=1337, help="seed of the draws (default: %(default)s)")
@@ -75,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=group_pattern,
         metavar="REGEX",
         help="the same, the group being what the parentheses capture in a file's path, as in '_([a-z]+)_'",
+    )
+    parser.add_argument(
+        "--split-folder",
+        type=folder_level,
+        metavar="LEVEL",
+        help="a file's split is what its folder at this level is called: train, valid (val, dev, validation) or test "
+        "(eval)",
     )
     add_label_arguments(parser, required=False)
     parser.add_argument(
@@ -106,7 +113,7 @@ class Plan(NamedTuple):
     """what was given for each split's share, for messages"""
     fractions: dict[str, float]
     fixed: dict[str, str]
-    """the splits of files that a list or a table names"""
+    """the splits of files that a list, a table or a folder names"""
     groups: dict[str, str] | None
     labelling: Labelling | None
     splits: list[str]
@@ -147,21 +154,34 @@ def _plan(args: argparse.Namespace, names: Sequence[str], root: Path) -> Plan:
     """Read what decides on splits: fractions, lists, groups and labels; raises ConfigError or ManifestError."""
     readable = [name for name in names if not unwritable(name)]  # the others will be rejected, whatever is in them
     labelling = find_labels(args, readable, root) if readable else None
-    in_table = labelling.splits if labelling is not None else {}
-    asked = {VALID: args.valid or ("0" if in_table else DEFAULT_VALID), TEST: args.test}
-    fixed = {name: split for name, split in in_table.items() if split != TRAIN}
+    given = _given_splits(args, readable, labelling)
+    asked = {VALID: args.valid or ("0" if given else DEFAULT_VALID), TEST: args.test}
+    fixed = {name: split for name, split in given.items() if split != TRAIN}
     fractions: dict[str, float] = {}
     for split, value in asked.items():
         fractions[split], listed = _read_part(split, value)
         _check_listed(value, listed, set(names), {name for name, other in fixed.items() if other != split})
         fixed |= dict.fromkeys(listed, split)
     if sum(fractions.values()) >= 1:
-        given = " ".join(f"--{split} {value}" for split, value in asked.items())
-        raise ConfigError(f"{given}: nothing would be left for train.tsv; expected fractions of less than 1 together")
-    wanted = {*([TRAIN] if not in_table else []), *in_table.values(), *fixed.values()}
+        options = " ".join(f"--{split} {value}" for split, value in asked.items())
+        raise ConfigError(f"{options}: nothing would be left for train.tsv; expected fractions of less than 1 together")
+    wanted = {*([TRAIN] if not given else []), *given.values(), *fixed.values()}
     wanted |= {split for split, fraction in fractions.items() if fraction > 0}
     splits = [split for split in SPLITS if split in wanted]
     return Plan(asked, fractions, fixed, _groups(args, readable), labelling, splits)
+
+
+def _given_splits(args: argparse.Namespace, names: Sequence[str], labelling: Labelling | None) -> dict[str, str]:
+    """Return the splits that folders or a table name, if any."""
+    in_table = labelling.splits if labelling is not None else {}
+    if args.split_folder is None:
+        return in_table
+    if in_table:
+        raise ConfigError(
+            f"--split-folder {args.split_folder}: {args.table} divides the files, too; expected one of them; leave the "
+            "option out, or the table's column of splits"
+        )
+    return splits_in_folders(names, args.split_folder)
 
 
 def _groups(args: argparse.Namespace, names: Sequence[str]) -> dict[str, str] | None:
@@ -263,15 +283,12 @@ def _read_part(split: str, value: str) -> tuple[float, dict[str, int]]:
         fraction = float(value)
     except ValueError:
         try:
-            with open_regular(value) as stream:
-                text = stream.read().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"--{split} {value}: neither a number nor a list that can be read ({error}); expected a "
-                "fraction such as 0.05, or a text file with one relative path a line"
-            ) from None
-        lines = text.removesuffix("\n").split("\n")
-        return 0.0, {line.removesuffix("\r"): number for number, line in enumerate(lines, start=1)}
+            lines = read_lines(value)
+        except ConfigError as error:
+            raise ConfigError(f"--{split} {value}: neither a number nor a list of paths; {error}") from None
+        if not lines:
+            raise ConfigError(f"--{split} {value}: an empty list; expected a relative path a line; add some") from None
+        return 0.0, {line: number for number, line in enumerate(lines, start=1)}
     if not 0 <= fraction < 1:
         raise ConfigError(f"--{split} {value}: outside [0, 1); expected a fraction of the files, such as 0.05")
     return fraction, {}

@@ -25,7 +25,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(["valid", "validation", "val", "dev"], VALID),
     **dict.fromkeys(["test", "testing", "eval", "evaluation"], TEST),
 }
-"""what tables call the splits"""
+"""what tables and folders call the splits"""
 
 JOINS = ("path", "name", "stem")
 """by what a table's rows find their clips"""
@@ -55,6 +55,10 @@ class Table(NamedTuple):
         return f"{self.file}:{row.line}"
 
 
+class _OutsideError(ManifestError):
+    """A table's path leads out of the root."""
+
+
 class Labelling(NamedTuple):
     """The labels that were found of some clips."""
 
@@ -79,6 +83,20 @@ def labels_in_folders(names: Sequence[str], level: int) -> Labelling:
     """Label clips by the folder at a level; raises ConfigError where no clip lies so deep."""
     found = {name: label for name in names if (label := in_folder(name, level))}
     return _single(f"--label-folder {level}", found, names, "lies so deep", "a level of folders that are labels")
+
+
+def splits_in_folders(names: Sequence[str], level: int) -> dict[str, str]:
+    """Return the split of each clip, after which its folder at a level is named; raises ConfigError for other names."""
+    splits = {}
+    for name in names:
+        split = SPLIT_NAMES.get((in_folder(name, level) or "").lower())
+        if split is None:
+            raise ConfigError(
+                f"--split-folder {level}: {name!r} is in no folder of a split there; expected one of "
+                f"{', '.join(SPLIT_NAMES)}; move it, or name another level"
+            )
+        splits[name] = split
+    return splits
 
 
 def labels_in_names(names: Sequence[str], pattern: re.Pattern[str]) -> Labelling:
@@ -110,17 +128,12 @@ def read_table(
     Raises ManifestError, which names the file and its first bad line, or the columns that are there.
     """
     file = Path(path)
-    lines = _read_rows(file)
-    _, header = next(lines, (1, []))
-    if split_column is None and header.count("split") == 1:
-        split_column = "split"
-    columns = [_find(file, header, name) for name in (clip_column, label_column, split_column) if name is not None]
+    given = [] if split_column is None else [split_column]
     rows = []
-    for line, cells in lines:
+    for line, (clip, label, *split) in read_columns(
+        file, [clip_column, label_column, *given], optional=() if given else ("split",)
+    ):
         where = f"{file}:{line}"
-        if len(cells) != len(header):
-            _refuse(where, f"{len(cells)} columns", f"{len(header)}, as in the header", "mend the line")
-        clip, label, *split = (cells[column] for column in columns)
         if not clip or "\0" in clip:
             _refuse(where, f"{clip!r} as {clip_column!r}", "a path, name or stem", "fill it in or delete the line")
         labels = _labels(where, label, separator)
@@ -128,6 +141,21 @@ def read_table(
     if not rows:
         _refuse(f"{file}:2", "nothing follows the header", "a row for each clip", "add them")
     return Table(file, rows)
+
+
+def read_columns(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line of each row of a table and its cells in some columns, the optional ones if the header has them.
+
+    Raises ManifestError, which names the file and its first bad line, or the columns that are there.
+    """
+    lines = _read_rows(file)
+    _, header = next(lines, (1, []))
+    wanted = [*columns, *(name for name in optional if header.count(name) == 1)]
+    places = [_find(file, header, name) for name in wanted]
+    for line, cells in lines:
+        if len(cells) != len(header):
+            _refuse(f"{file}:{line}", f"{len(cells)} columns", f"{len(header)}, as in the header", "mend the line")
+        yield line, [cells[place] for place in places]
 
 
 def _read_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -180,16 +208,22 @@ def _split(where: str, cell: str) -> str:
 def labels_in_table(names: Sequence[str], table: Table, root: str | Path, join: str | None = None) -> Labelling:
     """Label clips by a table whose rows name them by paths below the root, by names without folders, or by stems.
 
-    join: one of JOINS; None for the first of them by which any row finds a clip.
+    join: one of JOINS; None for the first of them by which any row finds a clip; not by paths where one of them lies
+    outside of the root, as those of another machine do.
 
-    Raises ManifestError where none does, where a path lies outside of the root, a name is that of several clips, or
-    rows contradict each other.
+    Raises ManifestError where none does, where a path to join by lies outside of the root, a name is that of several
+    clips, or rows contradict each other.
     """
     for way in [join] if join else JOINS:
         index = defaultdict(list)
         for name in dict.fromkeys(names):
             index[_key(name, way)].append(name)
-        found = [(row, _look_up(table, row, index, way, Path(root))) for row in table.rows]
+        try:
+            found = [(row, _look_up(table, row, index, way, Path(root))) for row in table.rows]
+        except _OutsideError:
+            if join is not None:
+                raise
+            continue
         if any(clip for _, clip in found):
             return _join(table, found, way)
     row = table.rows[0]
@@ -237,11 +271,9 @@ def _below(root: Path, table: Table, row: TableRow) -> list[str]:
         below = [_key(place.removeprefix(top), "path") for place in places if place.startswith(top)]
         if below:
             return below
-    _refuse(
-        table.where(row),
-        f"the path {row.clip!r} lies outside of the root {str(root)!r}",
-        "a path below it",
-        "correct it, or join by --join name or stem",
+    raise _OutsideError(
+        f"{table.where(row)}: the path {row.clip!r} lies outside of the root {str(root)!r}; expected a path below it; "
+        "correct it, or join by --join name or stem"
     )
 
 

@@ -103,7 +103,9 @@ def find_source(path: str | Path) -> Source:
 
     Raises ConfigError where neither is, or it may not be read.
     """
-    path = Path(path).resolve()
+    given, path = Path(path), Path(path).resolve()
+    if given.suffix.lower() == ".zip":
+        path = given.parent.resolve() / given.name  # a link goes by its own name: its target may be called anything
     if path.suffix.lower() != ".zip" or not path.is_file():
         files = _find_files(path)
         return Source(path, {name: name for name in files if _is_audio(name)}, [], _passed_over(files))

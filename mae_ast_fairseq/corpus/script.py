@@ -4,17 +4,34 @@ import argparse
 import hashlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
-from mae_ast_fairseq.corpus.scan import scan, write_lines, write_rejected
+from mae_ast_fairseq.corpus.scan import find_audio, scan, write_lines, write_rejected
 from mae_ast_fairseq.data.labels import FILE_NAME, as_line
 from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError, UserError
-from mae_ast_fairseq.files import prepare_folder
+from mae_ast_fairseq.errors import AudioError, ConfigError, UserError, printable
+from mae_ast_fairseq.files import is_there, open_regular, prepare_folder
 
 Place = Callable[[str], tuple[str, str] | None]
 """Says of a relative path its split and comma-separated labels (or none: ""), or None to leave the file out."""
+
+
+class Corpus(NamedTuple):
+    """What a script knows of a corpus."""
+
+    place: Place
+    label_order: Sequence[str] | None = None
+    """of labels.txt; None: alphabetical"""
+    published: Mapping[str, int] = MappingProxyType({})
+    """how many files the published corpus has in each split, or of each part"""
+    part: Callable[[str], str] | None = None
+    """says of a relative path its part; None: `published` counts by splits"""
+    layout: str = "another"
+    """how the files lie in the folder, for messages"""
 
 
 LabelledRow = tuple[ManifestRow, Sequence[str]]
@@ -41,35 +58,69 @@ def split_side(relative_path: str, valid_fraction: float, seed: int, test_fracti
 def write_splits(
     root: str | Path,
     out: str | Path,
-    place: Place,
+    corpus: Corpus,
     *,
     valid_fraction: float = 0.0,
     seed: int = 1337,
-    label_order: Sequence[str] | None = None,
     num_workers: int = 1,
-) -> dict[str, int]:
+) -> tuple[dict[str, int], Counter[str]]:
     """Scan a corpus and write `{split}.tsv`, rejected.tsv and, if labelled, `{split}.lbl` and labels.txt.
 
     valid_fraction: so much of the files that `place` has in train goes to valid, by a hash of seed and path.
-    label_order: the order of labels.txt; None: alphabetical.
 
-    Returns the number of files by split. Raises AudioError where none of the files is the corpus's.
+    Returns the number of files by split, and by what `published` counts. Raises AudioError where none of the files is
+    the corpus's, or none can be used.
     """
     out, root = Path(out), Path(root).resolve()
-    accepted, rejected = scan(root, num_workers=num_workers)
+    placed = _place_all(root, corpus)
+    accepted, rejected = scan(root, num_workers=num_workers, paths=list(placed))
+    if not accepted:
+        raise AudioError(
+            f"{root}: none of its {len(rejected)} files can be used, the first for being {rejected[0].reason}; fetch "
+            "them again"
+        )
     splits: dict[str, list[LabelledRow]] = {}
+    parts: Counter[str] = Counter()
     for row in accepted:
-        if placed := place(row.relative_path):
-            split, labels = placed
-            if split == "train":
-                split = split_side(row.relative_path, valid_fraction, seed)
-            splits.setdefault(split, []).append((row, labels.split(",") if labels else []))
-    if not splits:
-        raise AudioError(f"{root}: none of {len(accepted)} audio files is the corpus's; check the folder")
+        split, labels = placed[row.relative_path]
+        parts[corpus.part(row.relative_path) if corpus.part else split] += 1
+        if split == "train":
+            split = split_side(row.relative_path, valid_fraction, seed)
+        splits.setdefault(split, []).append((row, labels.split(",") if labels else []))
     prepare_folder("--out", out)
     write_rejected(out / "rejected.tsv", rejected)
-    write_labelled(out, root, splits, label_order)
-    return {split: len(rows) for split, rows in sorted(splits.items())}
+    write_labelled(out, root, splits, corpus.label_order)
+    return {split: len(rows) for split, rows in sorted(splits.items())}, parts
+
+
+def _place_all(root: Path, corpus: Corpus) -> dict[str, tuple[str, str]]:
+    """Return split and labels of each file of a corpus, before any is probed."""
+    paths = find_audio(root)
+    placed = {path: found for path in paths if (found := corpus.place(path))}
+    if not placed:
+        such = f", such as {paths[0]!r}," if paths else ""
+        raise AudioError(
+            f"{root}: none of {len(paths)} audio files{such} is the corpus's; expected {corpus.layout}; check the "
+            "folder"
+        )
+    if corpus.label_order is not None:
+        names = {name for _, labels in placed.values() if labels for name in labels.split(",")}
+        if unknown := names.difference(corpus.label_order):
+            raise ConfigError(
+                f"{root}: {min(unknown)!r} is none of the corpus's {len(corpus.label_order)} classes; expected lists "
+                "of one version; fetch them again"
+            )
+    return placed
+
+
+def compare_with_published(published: Mapping[str, int], found: Mapping[str, int]) -> str:
+    """Say how many files there are of those published, of each part where these differ; empty where none does."""
+    numbers = {part: (found.get(part, 0), number) for part, number in published.items()}
+    different = [f"{part} {held:,} of {number:,}" for part, (held, number) in numbers.items() if held != number]
+    if not different:
+        return ""
+    has_more = any(held > number for held, number in numbers.values())
+    return f"{'more than' if has_more else 'a part of'} what was published: {', '.join(different)} files"
 
 
 def write_labelled(
@@ -91,10 +142,30 @@ def write_labelled(
 def read_lines(path: str | Path) -> list[str]:
     """Read the lines of a list, without their line ends; raises ConfigError where that fails."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig").removesuffix("\n")
-        return text.split("\n") if text else []  # splitlines() would split at what names may hold too
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}; expected a list as UTF-8 text; correct the path") from None
+    # splitlines() would split at what names may hold too
+    return [line.removesuffix("\r") for line in text.split("\n")] if text else []
+
+
+def find_list(folder: Path, name: str, expected: str) -> Path:
+    """Return the path of a list that a corpus brings along; raises ConfigError where it is missing."""
+    if not is_there(folder / name):
+        raise ConfigError(
+            f"{folder / name}: not there, {describe_folder(folder)}; expected {expected}; check the folder"
+        )
+    return folder / name
+
+
+def describe_folder(folder: Path, num_shown: int = 5) -> str:
+    """Say what is in a folder."""
+    if not folder.is_dir():
+        return f"and {folder} is no folder"
+    names = sorted(os.listdir(folder))  # noqa: PTH208 a folder may have millions
+    others = [f"{len(names) - num_shown:,} others"] if len(names) > num_shown else []
+    return f"but {', '.join([*map(repr, names[:num_shown]), *others]) or 'nothing'} in {folder}"
 
 
 def corpus_parser(description: str | None) -> argparse.ArgumentParser:
@@ -123,28 +194,37 @@ def _fraction(text: str) -> float:
 
 def run_corpus(
     parser: argparse.ArgumentParser,
-    describe: Callable[[argparse.Namespace], tuple[Place, Sequence[str] | None]],
+    describe: Callable[[argparse.Namespace], Corpus],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Write a corpus' manifests, print the files of each split, and return an exit code.
 
-    `describe(args)` returns the corpus' rule of splits and labels, and its order of labels, if it has one.
+    `describe(args)` returns what is known of the corpus, or the first fields of that.
     """
+
+    def run(args: argparse.Namespace) -> int:
+        corpus = Corpus(*describe(args))
+        counts, parts = write_splits(
+            args.folder, args.out, corpus, valid_fraction=args.valid, seed=args.seed, num_workers=args.workers
+        )
+        for split, num_files in counts.items():
+            print(f"{split}\t{num_files}")
+        if text := compare_with_published(corpus.published, parts):
+            print(f"{parser.prog}: warning: {text}", file=sys.stderr)
+        return 0
+
+    return run_script(parser, run, argv)
+
+
+def run_script(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Run a script on its arguments and return its exit code: 2, with one line on stderr, for a person's mistake."""
     args = parser.parse_args(argv)
     try:
-        place, label_order = describe(args)
-        counts = write_splits(
-            args.folder,
-            args.out,
-            place,
-            valid_fraction=args.valid,
-            seed=args.seed,
-            label_order=label_order,
-            num_workers=args.workers,
-        )
-    except UserError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return run(args)
+    except (UserError, OSError) as error:
+        print(printable(f"{parser.prog}: {error}"), file=sys.stderr)
         return 2
-    for split, num_files in counts.items():
-        print(f"{split}\t{num_files}")
-    return 0

@@ -6,6 +6,7 @@ file's sample rate as a third column where it is not 16 kHz; `samples` counts at
 
 import codecs
 import hashlib
+import os
 import posixpath
 import re
 from collections.abc import Iterable
@@ -57,6 +58,11 @@ class Manifest:
     def name(self) -> str:
         """Return the manifest's own path, for messages."""
         return str(self.file)
+
+    @property
+    def written_root(self) -> str:
+        """Return line 1 as it stands: a relative root counts from the manifest's own folder."""
+        return self._text[: self._text.index(b"\n")].decode()
 
     @property
     def part_starts(self) -> np.ndarray:
@@ -134,7 +140,7 @@ def write_manifest(path: str | Path, root: str | Path, rows: Iterable[ManifestRo
     Raises ManifestError for a row that could not be read back, as with a tab in its path, and for no rows.
     """
     file = Path(path)
-    root_text = Path(root).as_posix()
+    root_text = os.fspath(root)
     if reason := unwritable(root_text):
         raise ManifestError(f"{file}: the root {root_text!r} {reason}; rename the folder")
     num_rows = 0

@@ -141,6 +141,36 @@ def test_labels_of_clips_in_an_archive_go_by_their_names_there(data, tmp_path):
         assert (tmp_path / "packed" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
+@pytest.mark.parametrize("target", ["b.zip", "blob"])
+def test_an_archive_under_a_link_has_its_labels(data, tmp_path, target):
+    argv = ["--valid", "0.2", "--out"]
+    main(
+        ["manifest", str(tmp_path / "audio"), *argv, str(tmp_path / "plain"), "--zip", str(tmp_path / target) + ".zip"]
+    )
+    (tmp_path / f"{target}.zip").rename(tmp_path / target)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "a.zip").symlink_to(tmp_path / target)
+    assert main(["manifest", str(tmp_path / "links" / "a.zip"), *argv, str(tmp_path / "linked")]) == 0
+    assert main(["labels", str(tmp_path / "linked"), "--label-folder", "1"]) == 0
+    assert (tmp_path / "linked" / "train.tsv").read_text().startswith(f"{tmp_path / 'links'}\na.zip:")
+    assert {label for rows in _labelled(tmp_path / "linked").values() for (label,) in rows.values()} == set(WORDS)
+
+
+@pytest.mark.parametrize("root", ["../audio", "./../audio/", "ABSOLUTE"])
+def test_the_root_stays_as_it_is_written(data, tmp_path, root):
+    root = root.replace("ABSOLUTE", f"{tmp_path}/./audio")
+    for path in data.glob("t*.tsv"):
+        path.write_text("\n".join([root, *path.read_text().splitlines()[1:], ""]))
+    (data / "valid.tsv").unlink()
+    assert main(["labels", str(data), "--label-folder", "1", "--out", str(tmp_path / "deep" / "out")]) == 0
+    assert main(["labels", str(data), "--label-folder", "1"]) == 0
+    assert (data / "train.tsv").read_text().splitlines()[0] == root
+    for folder in (data, tmp_path / "deep" / "out"):
+        manifest = read_manifest(folder / "test.tsv")
+        assert sf.info(manifest.path(0)).frames == 1600
+    assert _labelled(data) == _labelled(tmp_path / "deep" / "out")
+
+
 def test_what_is_labelled_is_probed(tmp_path, capsys):
     write_corpus(tmp_path / "audio", num_clips=60, seconds=(0.3, 0.6))
     argv = ["manifest", str(tmp_path / "audio"), "--out", str(tmp_path / "data"), "--valid", "0.1", "--test", "0.2"]

@@ -241,6 +241,29 @@ def test_a_fraction_is_taken_of_what_a_table_has_in_train(speakers, tmp_path):
     assert (tmp_path / "valid.lbl").read_text().split() == [name for name in SPEAKERS for _ in range(2)]
 
 
+def test_folders_say_splits(speakers, tmp_path, capsys, refusal):
+    for speaker, split in zip(SPEAKERS, ["train", "train", "train", "val", "test", "test"], strict=True):
+        (tmp_path / "divided" / split).mkdir(parents=True, exist_ok=True)
+        (speakers / speaker).rename(tmp_path / "divided" / split / speaker)
+    argv = ["manifest", str(tmp_path / "divided"), "--split-folder", "1", "--out"]
+    assert main([*argv, str(tmp_path / "a"), "--group-folder", "2"]) == 0
+    assert {split: len(names) for split, names in _splits(tmp_path / "a").items()} == {
+        "train": 30,
+        "valid": 10,
+        "test": 20,
+    }
+    assert main([*argv, str(tmp_path / "b"), "--valid", "0.2", "--label-folder", "2"]) == 0
+    assert {split: len(names) for split, names in _splits(tmp_path / "b").items()} == {
+        "train": 24,
+        "valid": 16,
+        "test": 20,
+    }
+    assert (tmp_path / "b" / "test.lbl").read_text().split() == [*["eve"] * 10, *["flo"] * 10]
+    (tmp_path / "t.csv").write_text("path,label,split\nno_0,a,train\ntrain/ann/no_0.wav,a,train\n")
+    capsys.readouterr()
+    assert "divides the files, too" in refusal(*argv, tmp_path / "c", "--table", tmp_path / "t.csv")
+
+
 def test_a_name_that_no_manifest_can_hold_is_rejected_and_not_labelled(speakers, tmp_path):
     bad = bytes(speakers / "ann") + b"/b\xe9d_1.wav"
     with open(bad, "wb") as stream:  # noqa: PTH123
@@ -275,12 +298,16 @@ def test_labels_of_an_archive_go_by_the_names_in_it(speakers, tmp_path):
         (["--group-folder", "0"], "--group-folder: 0 was given; expected 1 for the first"),
         (["--group-folder", "1", "--valid", "0.4", "--test", "0.4", "--label-folder", "1"], "fell to valid.tsv"),
         (["--label-pattern", "(yes)"], "--label-pattern: '(yes)' was given; expected"),
+        (["--split-folder", "1"], "--split-folder 1: 'ann/no_0.wav' is in no folder of a split there"),
+        (["--valid", "EMPTY"], "empty.txt: an empty list"),
         (["--label-folder", "5"], "--label-folder 5: none of 60 files lies so deep"),
     ],
 )
 def test_splits_that_cannot_be_made_are_refused(speakers, tmp_path, refusal, options, message):
     (tmp_path / "list.txt").write_text("ann/no_0.wav\n")
-    options = [option.replace("LIST", str(tmp_path / "list.txt")) for option in options]
+    (tmp_path / "empty.txt").touch()
+    files = {"LIST": str(tmp_path / "list.txt"), "EMPTY": str(tmp_path / "empty.txt")}
+    options = [files.get(option, option) for option in options]
     assert message in refusal("manifest", speakers, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out" / "train.tsv").exists()
 

@@ -15,7 +15,9 @@ from mae_ast_fairseq.corpus.labelling import (
     labels_in_folders,
     labels_in_names,
     labels_in_table,
+    read_columns,
     read_table,
+    splits_in_folders,
 )
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 
@@ -32,6 +34,15 @@ def test_a_folder_labels_the_clips_in_it():
     assert labels_in_folders(NAMES, 2).labels == {"b/c/cat_3.wav": ("c",)}
     with pytest.raises(ConfigError, match=r"--label-folder 3: none of 3 files lies so deep, such as 'a/dog_1.wav'"):
         labels_in_folders(NAMES, 3)
+
+
+def test_a_folder_divides_the_clips_in_it():
+    names = ["x/Train/1.wav", "x/dev/1.wav", "y/eval/z/1.wav"]
+    assert list(splits_in_folders(names, 2).values()) == ["train", "valid", "test"]
+    with pytest.raises(ConfigError, match=r"--split-folder 1: 'x/Train/1.wav' is in no folder of a split there"):
+        splits_in_folders(names, 1)
+    with pytest.raises(ConfigError, match=r"'1.wav' is in no folder of a split"):
+        splits_in_folders(["1.wav"], 1)
 
 
 def test_a_pattern_looks_at_names_and_with_a_slash_at_paths():
@@ -107,6 +118,13 @@ def test_a_bad_table_is_refused_with_its_line(read, text, message):
     assert message in str(refused.value)
 
 
+def test_columns_are_found_by_their_names(tmp_path):
+    (tmp_path / "t.tsv").write_text("a\tb\tc\n1\t2\t3\n")
+    assert list(read_columns(tmp_path / "t.tsv", ["c", "a"], optional=["b", "d"])) == [(2, ["3", "1", "2"])]
+    with pytest.raises(ManifestError, match=r"t.tsv:1: no column 'd' among 'a', 'b', 'c'"):
+        list(read_columns(tmp_path / "t.tsv", ["d"]))
+
+
 def test_a_table_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"none.csv: cannot be read \(No such file"):
         read_table(tmp_path / "none.csv", "path", "label", None, None)
@@ -168,10 +186,18 @@ def test_a_table_of_another_corpus_is_refused(read, tmp_path):
 
 
 @pytest.mark.parametrize("clip", ["/elsewhere/dog_1.wav", "../../dog_1.wav"])
-def test_a_path_outside_of_the_root_is_refused_and_may_be_joined_by_name(read, tmp_path, clip):
+def test_paths_outside_of_the_root_are_joined_by_name_unless_by_path_was_chosen(read, tmp_path, clip):
+    for join in (None, "name"):
+        found = _labels(read, tmp_path, NAMES, [clip, "a/cat_2.flac"], join=join)
+        assert found.labels == {"a/dog_1.wav": ("0",), "a/cat_2.flac": ("1",)}
+        assert found.joined_by == "name"
     with pytest.raises(ManifestError, match=r"t.csv:2: the path .* lies outside of the root"):
-        _labels(read, tmp_path, NAMES, [clip])
-    assert _labels(read, tmp_path, NAMES, [clip], join="name").labels == {"a/dog_1.wav": ("0",)}
+        _labels(read, tmp_path, NAMES, [clip], join="path")
+
+
+def test_a_name_that_paths_of_another_folder_share_is_refused(read, tmp_path):
+    with pytest.raises(ManifestError, match=r"'/elsewhere/a/1.wav' is the name of 2 files, 'a/1.wav' and 'b/1.wav'"):
+        _labels(read, tmp_path, ["a/1.wav", "b/1.wav"], ["/elsewhere/a/1.wav"])
 
 
 def test_a_name_of_several_clips_is_refused(read, tmp_path):
