@@ -1,24 +1,36 @@
 """Manifests and labels of the Free Spoken Digit Dataset: takes 0-4 are its test part, or else one speaker is."""
 
+import re
 import sys
 from argparse import Namespace
-from pathlib import PurePosixPath
 
-from mae_ast_fairseq.corpus.script import Place, corpus_parser, run_corpus
+from mae_ast_fairseq.corpus.scan import find_audio
+from mae_ast_fairseq.corpus.script import Corpus, corpus_parser, run_corpus
+from mae_ast_fairseq.errors import ConfigError
+
+NAME = re.compile(r"(?:.*/)?([0-9])_([^_/]+)_([0-9]+)\.wav")
+# Six speakers say ten digits fifty times each.
+NUM_BY_TAKES = {"train": 2_700, "test": 300}
+NUM_BY_SPEAKERS = {"train": 2_500, "test": 500}
 
 
-def describe(args: Namespace) -> tuple[Place, None]:
+def describe(args: Namespace) -> Corpus:
     """Split `{digit}_{speaker}_{take}.wav` by the take, or by the speaker if one is named; the label is the digit."""
+    if args.test_speaker is not None:
+        speakers = {found[2] for path in find_audio(args.folder) if (found := NAME.fullmatch(path))}
+        if speakers and args.test_speaker not in speakers:
+            raise ConfigError(f"--test-speaker {args.test_speaker!r}; expected one of {', '.join(sorted(speakers))}")
 
     def place(relative_path: str) -> tuple[str, str] | None:
-        parts = PurePosixPath(relative_path).stem.split("_")
-        if len(parts) != 3 or not parts[2].isdecimal():
+        found = NAME.fullmatch(relative_path)
+        if found is None:
             return None
-        digit, speaker, take = parts
+        digit, speaker, take = found.groups()
         is_test = int(take) <= 4 if args.test_speaker is None else speaker == args.test_speaker
         return "test" if is_test else "train", digit
 
-    return place, None
+    published = NUM_BY_TAKES if args.test_speaker is None else NUM_BY_SPEAKERS
+    return Corpus(place, published=published, layout="recordings/0_jackson_12.wav: digit, speaker, take")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import soundfile as sf
 from mae_ast_fairseq.corpus.debian import PackageError, fetch
 from mae_ast_fairseq.data.manifest import read_manifest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "manifests" / "debian.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "manifests" / "debian.py"
 COPYRIGHT = "Files: *\nLicense: CC0\n\nFiles: debian/*\nLicense: GPL-2+\n"
 APT_GET = """#!/bin/sh
 echo "$@" >> "{store}/asked"
