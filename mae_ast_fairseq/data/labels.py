@@ -234,7 +234,7 @@ def _lines(file: Path) -> Iterator[str]:
                 yield line.removesuffix("\n").removesuffix("\r")
     except OSError as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror or error)
-        _refuse(str(file), reason, "a list of labels", "write one, as manifests/README.md says")
+        _refuse(str(file), reason, "a list of labels", "write one, as docs/data.md says")
 
 
 def check_name(where: str, name: str) -> None:
