@@ -28,7 +28,14 @@ from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.extras import require
 from mae_ast_fairseq.files import prepare_folder
 from mae_ast_fairseq.inference.loading import BrokenFiles, load_part, readable_samples, unusable
-from mae_ast_fairseq.inference.reconstruct import Reconstruction, reconstruct
+from mae_ast_fairseq.inference.pictures import (
+    MAX_SECONDS,
+    choose_clips,
+    describe_training,
+    picture_name,
+    save_picture,
+)
+from mae_ast_fairseq.inference.reconstruct import reconstruct
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.build import build_grid
 from mae_ast_fairseq.nn.masked import MaskedPredictor
@@ -38,7 +45,6 @@ from mae_ast_fairseq.rng import Stream, generator
 EXAMPLE = "mae-ast reconstruct checkpoints/checkpoint_best.pt --manifest manifests/speech/valid.tsv --out pictures"
 
 SCORES = ("mse", "baseline", "info_nce", "accuracy", "chance")
-MAX_STEM = 50  # characters of a file's name in its picture's: 255 bytes hold them in any script
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask-type", choices=STRATEGIES, help="(default: the checkpoint's)")
     parser.add_argument("--seed", type=seed, default=1337, help="of clips, masks, --untrained (default: %(default)s)")
     parser.add_argument(
-        "--max-seconds", type=seconds, default=10.0, help="longer clips are cut to their start (default: %(default)s)"
+        "--max-seconds",
+        type=seconds,
+        default=MAX_SECONDS,
+        help="longer clips are cut to their start (default: %(default)s)",
     )
     parser.add_argument(
         "--untrained",
@@ -92,12 +101,12 @@ def run(args: argparse.Namespace) -> int:
         # files has no validation: there a broken one changes nothing for the others.
         index = row if args.manifest else number - 1
         result = reconstruct(model, frames, masking, generator(args.seed, Stream.MASK, epoch=0, index=index))
-        path = Path(clips.path(row))
-        picture = args.out / f"{number:02}_{path.stem[:MAX_STEM]}{'_untrained' if args.untrained else ''}.png"
-        _draw(picture, path.name, result, weights)
+        path = clips.path(row)
+        picture = args.out / f"{picture_name(number, path)}{'_untrained' if args.untrained else ''}.png"
+        save_picture(picture, path, result, weights)
         scores = {score: getattr(result, score) for score in SCORES}
         length = round(len(result.original) * plots.SECONDS_PER_FRAME, 2)
-        results.append({"file": clips.path(row), "picture": str(picture), "seconds": length, **scores})
+        results.append({"file": path, "picture": str(picture), "seconds": length, **scores})
     summary = {
         "checkpoint": str(args.checkpoint),
         "weights": weights,
@@ -134,23 +143,14 @@ def _masking(args: argparse.Namespace, checkpoint: Checkpoint) -> Masking:
 
 
 def _draw_rows(args: argparse.Namespace, num_samples: np.ndarray, grid: TokenGrid) -> list[int]:
-    """Draw as many clips of the manifest as `--clips` says, by rising length, each from one of as many equal parts.
+    """Draw as many clips of the manifest as `--clips` says, of `num_samples` [N] at 16 kHz each.
 
-    The parts are of all audio, `num_samples` [N] at 16 kHz of each clip; those too short for the model are only drawn
-    where all clips are. Raises AudioError where no clip is usable.
+    Those too short for the model are only drawn where all clips are. Raises AudioError where no clip is usable.
     """
     rows = long_enough(args.manifest, num_samples, grid)
     if args.clips >= len(num_samples):
         return np.argsort(num_samples, kind="stable").tolist()
-    rows = rows[np.argsort(num_samples[rows], kind="stable")]
-    count = min(args.clips, len(rows))
-    audio = num_samples[rows].cumsum()
-    steps = np.arange(count)
-    shifts = generator(args.seed, Stream.ORDER).random(count)
-    places = np.searchsorted(audio, (steps + shifts) / count * audio[-1])
-    # A clip longer than a part would be drawn again: take its neighbour then.
-    places = np.minimum(np.maximum.accumulate(places - steps) + steps, len(rows) - count + steps)
-    return rows[places].tolist()
+    return [int(rows[places[0]]) for places in choose_clips(num_samples[rows], args.clips, args.seed)]
 
 
 def _load(broken: BrokenFiles, row: int, num_samples: int, grid: TokenGrid) -> np.ndarray | None:
@@ -165,27 +165,12 @@ def _load(broken: BrokenFiles, row: int, num_samples: int, grid: TokenGrid) -> n
     return waveform
 
 
-def _draw(picture: Path, name: str, result: Reconstruction, weights: str) -> None:
-    title = (
-        f"{printable(name)}: {weights}\n"
-        f"MSE {result.mse:.4f} (always guessing the mean: {result.baseline:.4f})   ·   "
-        f"InfoNCE accuracy {result.accuracy:.1%} (chance {result.chance:.1%})"
-    )
-    plots.save_reconstruction(
-        picture,
-        original=result.original.numpy(),
-        visible=result.visible.numpy(),
-        reconstructed=result.reconstructed.numpy(),
-        title=title,
-    )
-
-
 def _weights(checkpoint: Checkpoint, untrained: bool) -> str:
     if untrained:
         return "untrained model, initial weights"
     if checkpoint.num_updates is None:
         return "trained model"
-    return f"model trained for {checkpoint.num_updates:,} updates"
+    return describe_training(checkpoint.num_updates)
 
 
 def _as_table(summary: dict[str, Any]) -> str:
