@@ -38,7 +38,7 @@ FREE = (
     *("frequency_mask", "time_mask", "mixup", "roll_seconds", "label_smoothing", "random_crop"),
     *("reconstruction_weight", "classification_weight", "loss"),
     *("data", "max_bad_fraction", "max_skipped_updates", "persistent_workers", "on_changed_data"),
-    "read_timeout_seconds",
+    *("read_timeout_seconds", "log_reconstructions"),
 )
 """What each run may choose anew; of `data`, it is what the manifests hold that is compared."""
 

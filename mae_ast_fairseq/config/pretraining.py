@@ -190,6 +190,12 @@ class PretrainingTaskFields(AudioTaskFields):
     normalize: bool = option(False, "waveforms to mean 0 and std 1, which scripts for HuBERT ask: always false")
     mask_type: str = option("random_mask", "random_mask, random_mask_batched (one for the batch) or chunk_mask")
     pad_audio: bool = option(False, "pad a batch to its longest clip; false: crop it to its shortest")
+    log_reconstructions: int = option(
+        0,
+        "clips of the first validation set whose reconstruction each validation draws: in pictures/ of the run's "
+        "folder, and in TensorBoard; a second for each; 0: none",
+        NOT_NEGATIVE,
+    )
 
 
 @dataclass

@@ -299,12 +299,16 @@ class AudioTask(FairseqTask):
 
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
         """Keep a NaN out of the choice of the best checkpoint, which the first validation set makes; say so once."""
-        first = self._run_setting("dataset.valid_subset").split(",")[0]
         message = leave_out_nan(self._run_setting(METRIC), stats, self._directions, self.undefined)
-        if message and self._batched is self.datasets.get(first) and not self._has_said_nan:
+        if message and self._has_validated_first and not self._has_said_nan:
             self._has_said_nan = True
             if is_first_process():
                 logger.warning("%s: %s", self._batched.manifest.name, message)
+
+    @property
+    def _has_validated_first(self) -> bool:
+        """Tell whether the latest validation is of the first set, which chooses the best checkpoint."""
+        return self._batched is self.datasets.get(first_subset(self._run_setting, "valid"))
 
     def _check_bad_files(self, sample: dict[str, Any]) -> None:
         if sample["num_bad_files"] > 0:

@@ -3,7 +3,8 @@
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Optional
+from pathlib import Path
+from typing import Any, Optional, cast
 
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
@@ -16,8 +17,9 @@ from mae_ast_fairseq.data.masking import STRATEGIES, Masking, check_ratio
 from mae_ast_fairseq.datasets.pretraining import MaskedAudioDataset
 from mae_ast_fairseq.errors import ConfigError, get_logger
 from mae_ast_fairseq.evaluation.collapse import diagnose
+from mae_ast_fairseq.extras import require
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder, SwappedErrors
-from mae_ast_fairseq.nn.masked import Predictions
+from mae_ast_fairseq.nn.masked import MaskedPredictor, Predictions
 from mae_ast_fairseq.tasks.base import AudioTask
 from mae_ast_fairseq.tasks.launch import (
     MIN_WARMUP,
@@ -26,6 +28,9 @@ from mae_ast_fairseq.tasks.launch import (
     read_weights,
     schedule_warning,
 )
+from mae_ast_fairseq.tasks.progress import run_folder
+from mae_ast_fairseq.tasks.reconstructions import FOLDER, Reconstructions, show_in_tensorboard
+from mae_ast_fairseq.tasks.resume import first_subset
 from mae_ast_fairseq.tasks.validation import TokenHealth
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -61,7 +66,13 @@ class MaeAstPretrainingTask(AudioTask):
                 "set task.pad_audio=false or task.mask_type=random_mask"
             )
         self._masking: Optional[Masking] = None
+        self._reconstructions: Optional[Reconstructions] = None
         self._levels_said: set[int] = set()
+
+    def _prepare_run(self) -> None:
+        super()._prepare_run()
+        if self.cfg.log_reconstructions:
+            require("plot", "task.log_reconstructions")
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -147,8 +158,14 @@ class MaeAstPretrainingTask(AudioTask):
                 metrics.log_derived(name, lambda _, name=name: self._health.figures()[name])
 
     def post_validate(self, model: nn.Module, stats: dict[str, Any], agg: Any) -> None:
-        """Warn, once in a run, where the encoder has collapsed; not before it had the time to learn."""
+        """Draw reconstructions where that is asked for, and warn, once in a run, where the encoder has collapsed."""
         super().post_validate(model, stats, agg)
+        self._warn_of_collapse(stats["num_updates"])
+        if self.cfg.log_reconstructions and self._has_validated_first and is_first_process():
+            self._draw_reconstructions(cast(MaskedPredictor, model), stats["num_updates"])
+
+    def _warn_of_collapse(self, num_updates: int) -> None:
+        """Look for signs of a collapse, of which all processes must be asked; warn once it had the time to learn."""
         figures = self._health.figures()
         gain = figures.get("content_gain")
         if gain is not None and math.isnan(gain) and math.isfinite(figures["token_spread"]):
@@ -160,8 +177,19 @@ class MaeAstPretrainingTask(AudioTask):
             gain = None
         warmup_updates, max_update = self._schedule()
         fault = diagnose(figures["token_spread"], figures["effective_rank"], gain, self._health.max_rank)
-        if fault and stats["num_updates"] >= (warmup_updates or MIN_WARMUP * (max_update or 0)):
+        if fault and num_updates >= (warmup_updates or MIN_WARMUP * (max_update or 0)):
             self._say_once(logging.WARNING, fault)
+
+    def _draw_reconstructions(self, model: MaskedPredictor, num_updates: int) -> None:
+        subset = first_subset(self._run_setting, "valid")
+        if self._reconstructions is None:
+            folder = run_folder(self.cfg._get_root()) or Path(self._run_setting("checkpoint.save_dir"))
+            self._reconstructions = Reconstructions(
+                self.datasets[subset], self.cfg.log_reconstructions, folder / FOLDER
+            )
+        pictures = self._reconstructions.draw(model, num_updates)
+        if tensorboard := self._run_setting("common.tensorboard_logdir"):
+            show_in_tensorboard(pictures, tensorboard, subset, num_updates)
 
     def _say_once(self, level: int, message: str) -> None:
         if level not in self._levels_said and is_first_process():
