@@ -21,7 +21,7 @@ PROBE = ["scikit-learn>=1.6", "scipy>=1.11"]
 EXTRAS = {
     "av": ["av>=18"],
     "hub": ["huggingface_hub>=0.30"],
-    "plot": ["matplotlib>=3.8"],
+    "plot": ["jinja2>=3.1", "matplotlib>=3.8"],
     "probe": PROBE,
     "train": [FAIRSEQ, "hydra-core>=1.3", "tensorboard>=2.16", *PROBE],
 }
@@ -54,7 +54,7 @@ setup(
     license="MIT",
     python_requires=">=3.11,<3.13",
     packages=[*find_packages(include=["mae_ast_fairseq", "mae_ast_fairseq.*"]), "hydra_plugins"],
-    package_data={"mae_ast_fairseq": ["py.typed", "weights/*"]},
+    package_data={"mae_ast_fairseq": ["py.typed", "report/*.html", "weights/*"]},
     install_requires=[
         "argcomplete>=3",
         "numpy>=1.26",

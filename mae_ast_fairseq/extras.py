@@ -6,7 +6,7 @@ from mae_ast_fairseq.errors import ConfigError
 
 EXTRAS = {
     "train": {"fairseq": "fairseq 0.12", "hydra": "hydra"},
-    "plot": {"matplotlib": "matplotlib"},
+    "plot": {"matplotlib": "matplotlib", "jinja2": "Jinja2"},
     "probe": {"sklearn": "scikit-learn", "scipy": "scipy"},
     "av": {"av": "PyAV"},
     "hub": {"huggingface_hub": "huggingface_hub"},

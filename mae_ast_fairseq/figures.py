@@ -25,7 +25,7 @@ def read_figures(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second of brackets in brackets
             continue
         if isinstance(values, dict) and isinstance(values.get("num_updates"), int):
             found.append({name: math.nan if value is None else value for name, value in values.items()})

@@ -36,13 +36,14 @@ FLOORS = {
     "tasks": 6,
     "criterions": 7,
     "benchmark": 8,
+    "report": 8,
     "cli": 9,
     "demo": 10,
 }
 ROOMS_WITHOUT_FAIRSEQ = (
     *("errors", "rng", "extras", "files", "levels", "precision", "config", "recipes", "figures", "nn", "data"),
     "corpus",
-    *("checkpoints", "evaluation", "inference"),
+    *("checkpoints", "evaluation", "inference", "report"),
 )
 WITHOUT_FAIRSEQ = (
     "cli.labels",
@@ -53,6 +54,7 @@ WITHOUT_FAIRSEQ = (
     "cli.evaluate",
     "cli.probe",
     "cli.predict",
+    "cli.report",
 )
 
 

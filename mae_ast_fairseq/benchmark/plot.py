@@ -4,13 +4,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mae_ast_fairseq.evaluation.plots import save_figure
+from mae_ast_fairseq.evaluation.plots import COLOURS, STYLES, save_figure
 
 Row = dict[str, Any]
 
 FIGURE_SIZE = (11.0, 7.5)  # inches
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
-STYLES = ("-", "--", ":", "-.")
 
 SAME = ("recipe", "precision", "batch_size", "dropout", "attention_dropout")
 """What is the same along a line."""

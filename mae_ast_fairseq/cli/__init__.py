@@ -29,12 +29,13 @@ COMMANDS = {
     "predict": "Name what is in audio files with a fine-tuned classifier: the top labels with their probabilities.",
     "probe": "Probe frozen features: linear and nearest-neighbour classifiers on labelled clips, beside baselines.",
     "reconstruct": "Draw what a pretrained model fills in where clips are masked, one PNG a clip, with its scores.",
+    "report": "Write curves, tables and one page of training runs, from the folders of one or many.",
     "stats": "Write stats.json: mean and std of a manifest's log-Mel values, which training normalises by.",
     "train": "Train a recipe: fairseq-hydra-train from any folder, also under torchrun and Slurm.",
 }
 """Each command, a module of this folder, and what it does in a line."""
 
-NEEDS = {"benchmark": "train", "evaluate": "probe", "probe": "probe", "train": "train"}
+NEEDS = {"benchmark": "train", "evaluate": "probe", "probe": "probe", "report": "plot", "train": "train"}
 """The extra that a command cannot do without."""
 
 EXIT_USER_ERROR = 2

@@ -1,8 +1,11 @@
 """Pictures of spectrograms and of confusions: arrays in, a PNG out. Needs matplotlib, which only pictures need."""
 
 import math
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from mae_ast_fairseq.files import atomic_write, prepare_folder
 from mae_ast_fairseq.nn.fbank import FRAME_SHIFT, HIGH_FREQUENCY, LOW_FREQUENCY, SAMPLE_RATE
 
 SECONDS_PER_FRAME = FRAME_SHIFT / SAMPLE_RATE
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
+STYLES = ("-", "--", ":", "-.")
 TICKS = (100, 500, 1_000, 2_000, 4_000, 8_000)  # Hz
 MASKED_COLOUR = "0.8"  # a grey that no colour map below has
 SHOWN_PERCENTILES = (1, 99.9)  # of the original's values, so that digital silence does not eat the colours
@@ -75,15 +80,38 @@ def save_figure(path: Path, draw: Callable[[], Any]) -> None:
 
     Raises ConfigError where matplotlib is not installed.
     """
+    with _own_settings():
+        figure = draw()
+        with atomic_write(path) as stream:
+            figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
+
+
+def figure_as_svg(draw: Callable[[], Any], salt: str) -> str:
+    """Return the figure that `draw` makes as an <svg> to stand in a page, whose text and background it takes over.
+
+    `salt` tells its ids from those of other figures in the page. Raises ConfigError where matplotlib is not installed.
+    """
+    ink = "#010203"  # which nothing else has
+    coloured = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+    settings = {"axes.facecolor": "none", "figure.facecolor": "none", "svg.fonttype": "none", "svg.hashsalt": salt}
+    with _own_settings({**settings, **dict.fromkeys(coloured, ink)}):
+        stream = StringIO()
+        draw().savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = stream.getvalue()
+    # Groups have ids that nothing refers to, alike in all figures.
+    return re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :]).replace(ink, "currentColor")
+
+
+@contextmanager
+def _own_settings(settings: Any = ()) -> Iterator[None]:
     require("plot", "a picture")
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # one picture for everyone
+        matplotlib.rcParams.update(settings)
         warnings.simplefilter("ignore")  # characters of names that the font does not have
-        figure = draw()
-        with atomic_write(path) as stream:
-            figure.savefig(stream, format="png", dpi=DOTS_PER_INCH)
+        yield
 
 
 def _confusion_figure(counts: np.ndarray, names: Sequence[str], title: str) -> Any:
