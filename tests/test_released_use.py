@@ -56,7 +56,11 @@ def test_features_continued_pretraining_and_fine_tuning_as_in_readme(golden, cor
     assert [words[1] for words in (extract, fine_tune, go_on)] == ["extract", "train", "train"]
 
     recordings = [str(corpus / "00.wav"), str(corpus / "01.wav")]
-    given = {RELEASED["patch"]: [str(file)], "recordings/": recordings, "features/authors": [str(tmp_path / "features")]}
+    given = {
+        RELEASED["patch"]: [str(file)],
+        "recordings/": recordings,
+        "features/authors": [str(tmp_path / "features")],
+    }
     assert main([part for word in extract[1:] for part in given.get(word, [word])]) == 0
     features = [np.load(path) for path in (tmp_path / "features").glob("*.npy")]
     assert [each.shape for each in features] == [(2 * SIZES["encoder_embed_dim"],)] * 2
