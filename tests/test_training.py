@@ -60,6 +60,13 @@ def test_every_mask_type_trains(corpus, mask_type):
     assert all(0 < update["loss_info_nce"] < 20 for update in run.updates)
 
 
+def test_each_run_of_a_process_has_curves_of_its_own(corpus, tmp_path):
+    for name in ("one", "two"):  # as of a sweep
+        train("mae_ast_tiny", f"task.data={corpus}", *SMALL, f"common.tensorboard_logdir={tmp_path / name}")
+    files = [sorted(path.parent.name for path in (tmp_path / name).rglob("events.*")) for name in ("one", "two")]
+    assert files[0] == files[1] == ["train", "train_inner", "valid"]
+
+
 def test_accumulated_batches_make_one_update(corpus):
     run = train(
         "mae_ast_tiny", f"task.data={corpus}", *SMALL, "optimization.update_freq=[2]", "optimization.max_update=3"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.logging import metrics
+from fairseq.logging import metrics, progress_bar
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
@@ -99,6 +99,7 @@ class AudioTask(FairseqTask):
             settle_model_types(cfg)
             settle_data(self.cfg)
             _forget_former_runs()
+            _close_former_curves()
             if self._continued is not None:
                 check_same_run(self._continued, self._run_setting)
             check_memory(lambda: super(AudioTask, self).build_model(cfg))
@@ -383,3 +384,10 @@ def _forget_former_runs() -> None:
     checkpoint_utils.save_checkpoint.__dict__.pop("best", None)
     if command := sys.modules.get("fairseq_cli.train"):
         command.should_stop_early.__dict__.pop("best", None)
+
+
+def _close_former_curves() -> None:
+    """Close TensorBoard's files of a former run in this process, which fairseq would write this one's curves into."""
+    for writer in progress_bar._tensorboard_writers.values():
+        writer.close()
+    progress_bar._tensorboard_writers.clear()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from fairseq.logging import progress_bar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mae_ast_fairseq import extras
@@ -41,12 +40,6 @@ def drawn(monkeypatch):
 
     monkeypatch.setattr(plots, "save_reconstruction", keep)
     return pictures
-
-
-@pytest.fixture
-def writers(monkeypatch):
-    """TensorBoard's, of which fairseq keeps one for each set and process."""
-    monkeypatch.setattr(progress_bar, "_tensorboard_writers", {})
 
 
 def pretrain(corpus, folder, *overrides, recipe="mae_ast_tiny", settings=RECIPES["mae_ast_tiny"]):
@@ -106,7 +99,7 @@ def test_pictures_are_those_of_the_command(corpus, tmp_path, drawn, capsys, reci
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
-def test_each_validation_adds_a_picture_of_each_clip_to_the_folder_and_the_curves(corpus, tmp_path, writers, caplog):
+def test_each_validation_adds_a_picture_of_each_clip_to_the_folder_and_the_curves(corpus, tmp_path, caplog):
     caplog.set_level("INFO")
     pretrain(corpus, tmp_path, "task.log_reconstructions=2", f"common.tensorboard_logdir={tmp_path}/curves")
     names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
