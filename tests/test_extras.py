@@ -60,6 +60,7 @@ def test_commands_do_their_work_without_any_extra_or_name_it(corpus: Path, tmp_p
         "plot": [
             ["check", manifest, "--plot", str(tmp_path / "a.png")],
             ["reconstruct", "tiny", str(corpus / "00.wav"), "--out", str(tmp_path / "pictures")],
+            ["report", str(tmp_path)],
         ],
         "probe": [["probe", "tiny", "--data", str(corpus)], ["evaluate", checkpoint, "--data", str(corpus)]],
         "train": [["benchmark"], ["train", "mae_ast_tiny", f"task.data={corpus}"]],

@@ -156,7 +156,8 @@ def _draw(ax: Any, panel: Panel) -> None:
         ax.plot(*zip(*line.points, strict=True), **style)
     if panel.bounds or panel.name in FROM_ZERO:
         low, high = ax.get_ylim()
-        ax.set_ylim(min(0, low), max(high, *(1.5 * bound for bound in panel.bounds), 0))
+        low, high = min(0, low), max(high, *(1.5 * bound for bound in panel.bounds), 0)
+        ax.set_ylim(low, high + 0.04 * (high - low))
     for bound in panel.bounds:
         ax.axhspan(ax.get_ylim()[0], bound, color="#d1242f", alpha=0.15, linewidth=0)
         ax.axhline(bound, color="#d1242f", linewidth=1, linestyle="--")

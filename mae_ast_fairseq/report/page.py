@@ -138,7 +138,8 @@ def differing_fields(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any
     for name in dict.fromkeys(name for config in known for name in config):
         values = [config.get(name) for config in configs]
         if name not in FOLLOWING and len({repr(config.get(name)) for config in known}) > 1:
-            shown = [value if isinstance(value, int | float | None) else printable(str(value)) for value in values]
+            inner = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
+            shown = [value if isinstance(value, int | float | None) else printable(str(value)) for value in inner]
             found.setdefault((name.rpartition(".")[2], repr(values)), (printable(name), shown))
     return dict(found.values())
 

@@ -139,7 +139,7 @@ def test_fields_that_differ_are_shown_once() -> None:
         }
         for seed, lr in ((1, 0.1), (1, 0.2))
     ]
-    assert differing_fields(configs) == {"optimization.lr": ["[0.1]", "[0.2]"]}
+    assert differing_fields(configs) == {"optimization.lr": [0.1, 0.2]}
     assert differing_fields([*configs, {}])["optimization.lr"][2] is None
     assert differing_fields([{"model.a": 1}, {"task.b": 2}]) == {"model.a": [1, None], "task.b": [None, 2]}
     assert differing_fields(configs[:1]) == {}
