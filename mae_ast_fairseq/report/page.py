@@ -21,8 +21,6 @@ from mae_ast_fairseq.report.runs import Run, flat, names_of
 
 TEMPLATE = Path(__file__).with_name("report.html")
 CURVES = "curves.png"
-MAX_PICTURES = 24
-"""of a run that the page shows"""
 DASHES = {"-": "none", "--": "6 3", ":": "2 2", "-.": "6 3 2 3"}  # matplotlib's styles for SVG
 FOLLOWING = {"checkpoint.save_dir", "common.tensorboard_logdir", "common.user_dir", "lr_scheduler.total_num_update"}
 """fields that differ wherever folders or other fields do"""
@@ -119,6 +117,7 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
         "validation": {subset: run.last("valid", subset) for subset in run.subsets},
         "scores": results.scores,
         "pictures": list(results.pictures),
+        "num_pictures": results.num_pictures,
     }
 
 
@@ -164,7 +163,7 @@ def _tables(summaries: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 def _csv(summaries: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a line a run, with all that is said of it in columns such as `validation.valid.loss`."""
     rows = [
-        flat({"run": name, **run, "warnings": "; ".join(run["warnings"]), "pictures": len(run["pictures"])})
+        flat({"run": name, **run, "warnings": "; ".join(run["warnings"]), "pictures": "; ".join(run["pictures"])})
         for name, run in _plain(summaries).items()
     ]
     stream = io.StringIO()
@@ -189,12 +188,11 @@ def _page(
     shown = []
     for place, (run, found, (name, one)) in enumerate(zip(runs, results, summaries.items(), strict=True)):
         look = curves.look(place)
-        pictures = list(found.pictures.items())[:MAX_PICTURES]
         shown.append(
             {
                 **{"name": name, **one, "colour": look["color"], "dashes": DASHES[look["linestyle"]]},
                 "percent": min(100.0, 100 * run.num_updates / one["max_updates"]) if one["max_updates"] else None,
-                "shown_pictures": {label: b64encode(content).decode() for label, content in pictures},
+                "shown_pictures": {label: b64encode(content).decode() for label, content in found.pictures.items()},
             }
         )
     drawn = [{"name": panel.name, "note": panel.note, "svg": Markup(curves.as_svg(panel))} for panel in panels]

@@ -4,7 +4,8 @@
 any PNGs.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -13,6 +14,9 @@ from mae_ast_fairseq.files import open_regular, read_json
 from mae_ast_fairseq.report.runs import natural
 
 PICTURES = "pictures"
+OF_AN_UPDATE = re.compile(r"_update[0-9]+(?=[.]png$)")
+MAX_PICTURES = 24
+"""of a run that are shown"""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -31,9 +35,10 @@ class Results(NamedTuple):
     scores: dict[str, dict[str, Score]]
     """by what was measured, then by metric"""
     pictures: dict[str, bytes]
-    """by path below `pictures/`"""
+    """those to show, by path below `pictures/`"""
     problems: list[str]
     """files that cannot be read, and why"""
+    num_pictures: int = 0
 
 
 def read_results(folder: Path) -> Results:
@@ -47,7 +52,9 @@ def read_results(folder: Path) -> Results:
                 found.problems.append(f"{path}: cannot be read ({error.strerror})")
             except (ValueError, KeyError, TypeError, AttributeError):
                 found.problems.append(f"{path}: other content was found; expected what mae-ast {command} --json prints")
-    for path in sorted((folder / PICTURES).rglob("*.png"), key=natural):
+    home = folder / PICTURES
+    paths = sorted(home.rglob("*.png"), key=natural)
+    for path in _first_and_last(paths)[:MAX_PICTURES]:
         try:
             with open_regular(path) as stream:
                 content = stream.read()
@@ -55,10 +62,18 @@ def read_results(folder: Path) -> Results:
             found.problems.append(f"{path}: cannot be read ({error.strerror})")
             continue
         if content.startswith(PNG_START):
-            found.pictures[printable(str(path.relative_to(folder / PICTURES)))] = content
+            found.pictures[printable(str(path.relative_to(home)))] = content
         else:
             found.problems.append(f"{path}: its first bytes are not those of a PNG; expected a picture")
-    return found
+    return found._replace(num_pictures=len(paths))
+
+
+def _first_and_last(paths: Sequence[Path]) -> list[Path]:
+    """Return of each clip that was drawn at every validation the first and the last picture, and all others."""
+    by_clip: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_clip.setdefault(path.with_name(OF_AN_UPDATE.sub("_update", path.name)), []).append(path)
+    return [path for drawn in by_clip.values() for path in dict.fromkeys((drawn[0], drawn[-1]))]
 
 
 def _probed(result: Any) -> Iterator[tuple[str, dict[str, Score]]]:

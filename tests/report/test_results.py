@@ -53,3 +53,12 @@ def test_pictures_are_found_below_their_folder(tmp_path: Path) -> None:
     assert list(found.pictures) == ["2.png", "10.png", "later/1.png"]
     assert found.pictures["2.png"] == png()
     assert [Path(problem.partition(": ")[0]).name for problem in found.problems] == ["folder.png", "text.png"]
+
+
+def test_of_a_clip_that_each_validation_drew_the_first_and_the_last_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("01_a_update0000039", "01_a_update0000078", "01_a_update0000117", "02_b_update0000039", "01_a"):
+        (tmp_path / "pictures" / f"{name}.png").write_bytes(png())
+    found = read_results(tmp_path)
+    names = ["01_a.png", "01_a_update0000039.png", "01_a_update0000117.png", "02_b_update0000039.png"]
+    assert (list(found.pictures), found.num_pictures, found.problems) == (names, 5, [])
