@@ -1,7 +1,6 @@
 """The authors' checkpoints in use: README's commands, end to end, on small files of the same layout."""
 
-import re
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from mae_ast_fairseq.checkpoints.read import read_checkpoint
 from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.cli.train import as_list
 from mae_ast_fairseq.inference.encoder import load_pretrained
+from tests.documented import commands_of
 from tests.finetuning import finetune, write_tones
 from tests.training import train
 
@@ -28,14 +28,7 @@ SIZES = {
 """Of the files that stand for the released ones, where the recipe has the authors'."""
 
 
-def commands_of_readme() -> list[list[str]]:
-    """Return the words of the commands of README's section on the released files."""
-    section = README.read_text(encoding="utf-8").split("## The authors' checkpoints\n")[1].split("\n## ")[0]
-    lines = re.sub(r"\\\n", " ", section).splitlines()
-    return [shlex.split(line) for line in lines if line.startswith("    ")]
-
-
-def adapted(words: list[str], kind: str, file: Path, data: Path) -> tuple[str, list[str]]:
+def adapted(words: Sequence[str], kind: str, file: Path, data: Path) -> tuple[str, list[str]]:
     """Return the recipe and the overrides of a training command, on another file and data."""
     recipe = words[2].replace("patch", kind)
     overrides = [word for word in words if "=" in word and not word.startswith(("task.data=", "hydra.run.dir="))]
@@ -50,17 +43,15 @@ def saving(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", RELEASED)
-def test_features_continued_pretraining_and_fine_tuning_as_in_readme(golden, corpus, tmp_path, capsys, kind) -> None:
+def test_what_the_readme_shows_of_released_files(golden, corpus, tmp_path, capsys, kind) -> None:
     file = golden / f"released_{kind}_random.pt"
-    extract, fine_tune, go_on = commands_of_readme()
-    assert [words[1] for words in (extract, fine_tune, go_on)] == ["extract", "train", "train"]
+    shown = [each.words for each in commands_of(README) if any(RELEASED["patch"] in word for word in each.words)]
+    extract, fine_tune, go_on = sorted(shown, key=lambda words: words[1:3])
+    assert [words[1:3] for words in (fine_tune, go_on)] == [("train", "finetune_any"), ("train", "mae_ast_patch")]
 
     recordings = [str(corpus / "00.wav"), str(corpus / "01.wav")]
-    given = {
-        RELEASED["patch"]: [str(file)],
-        "recordings/": recordings,
-        "features/authors": [str(tmp_path / "features")],
-    }
+    given = {RELEASED["patch"]: [str(file)], "recordings/": recordings}
+    given[extract[extract.index("--out") + 1]] = [str(tmp_path / "features")]
     assert main([part for word in extract[1:] for part in given.get(word, [word])]) == 0
     features = [np.load(path) for path in (tmp_path / "features").glob("*.npy")]
     assert [each.shape for each in features] == [(2 * SIZES["encoder_embed_dim"],)] * 2

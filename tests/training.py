@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,13 @@ from fairseq.logging import progress_bar
 from fairseq.tasks import FairseqTask
 from fairseq_cli import train as fairseq_train
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from mae_ast_fairseq.tasks.preemption import SIGNALS
 from mae_ast_fairseq.tasks.pretraining import MaeAstPretrainingTask
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -71,6 +76,23 @@ def config(recipe: str, *overrides: str) -> DictConfig:
     cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+@contextmanager
+def hydra_left_as_it_was() -> Iterator[None]:
+    """Take back what `mae-ast train` changes in its process, where it is run in a test's."""
+    root = logging.getLogger()
+    handlers, figures, level = root.handlers[:], progress_bar.logger.handlers[:], root.level
+    asking = {each: signal.getsignal(each) for each in SIGNALS}
+    yield
+    root.handlers[:], progress_bar.logger.handlers[:] = handlers, figures
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    for each, handler in asking.items():
+        signal.signal(each, handler)
+    GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None  # by which tasks know that hydra runs them
+    ConfigStore.instance().repo.pop("recipes", None)
 
 
 @contextmanager

@@ -120,6 +120,13 @@ def _run_hydra(recipe: Recipe, arguments: Sequence[str]) -> None:
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"{' '.join(str(error).split())}; docs/fields.md lists the fields") from error
+    except ValueError as error:
+        if begun:
+            raise
+        # Of hydra, which means a file by a section's value, and has not said which, and of a recipe's first line.
+        sections = [each for each in arguments if re.match(r"\+*(?!recipes)\w+=", each)]
+        place = f"{', '.join(sections)}: set a section field by field" if sections else recipe.name
+        raise ConfigError(f"{place}: {' '.join(str(error).split())}; docs/fields.md lists the fields") from error
 
 
 def _check_folders(cfg: "DictConfig") -> None:

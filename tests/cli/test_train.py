@@ -1,6 +1,5 @@
 """`mae-ast train`: recipes from any folder, hydra's syntax, and a person's mistakes in one line."""
 
-import logging
 import os
 import re
 import subprocess
@@ -10,9 +9,6 @@ import traceback
 import pytest
 import torch
 import yaml
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
 from mae_ast_fairseq.cli import main
@@ -24,7 +20,7 @@ from mae_ast_fairseq.tasks.distributed import SLURM, TORCHRUN
 from mae_ast_fairseq.tasks.preemption import EXIT_SAVED
 from mae_ast_fairseq.training_error import TrainingError
 from tests.processes import start_train
-from tests.training import EXAMPLES, SMALL
+from tests.training import EXAMPLES, SMALL, hydra_left_as_it_was
 
 QUICK = (
     *SMALL, "common.bf16=false", "dataset.num_workers=0", "dataset.max_tokens=100000", "task.max_bad_fraction=0.2",
@@ -40,12 +36,8 @@ def elsewhere(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["mae-ast"])
     for name in (*TORCHRUN, *SLURM):
         monkeypatch.delenv(name, raising=False)
-    handlers = logging.getLogger().handlers[:]
-    yield
-    logging.getLogger().handlers[:] = handlers
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None  # by which tasks know that hydra runs them
-    ConfigStore.instance().repo.pop("recipes", None)
+    with hydra_left_as_it_was():
+        yield
 
 
 def shown(capsys, *arguments: str) -> dict:
@@ -135,6 +127,11 @@ def test_a_file_that_is_no_recipe_is_one_line(content, tmp_path, capsys):
     assert "own" in refused(capsys, "own.yaml")
 
 
+def test_what_else_stands_in_the_line_of_the_package_is_named(tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text("# @package _global_ as in examples\ndefaults: [_self_, recipes/mae_ast_tiny]")
+    assert "own: Too many components in '@package _global_ as in examples'" in refused(capsys, "./own.yaml")
+
+
 # --- hydra's syntax
 
 
@@ -178,6 +175,8 @@ def test_help_before_the_recipe_is_ours_and_behind_it_hydras(capsys):
         (["tiny", "task.data=a,b"], "task.data=a,b"),
         (["tiny", "task.data="], "task.data: nothing was given"),
         (["tiny", "model.encoder_layers=many"], "encoder_layers"),
+        (["tiny", "model=3"], "model=3"),
+        (["tiny", "+hydra=null"], "+hydra=null"),
         (["tiny", "--wrong"], "--wrong: there is no such option"),
         (["task.data=/data"], "a recipe comes first"),
     ],
