@@ -14,8 +14,10 @@ BUNDLED = {"tiny": package_folder() / "weights" / "tiny.safetensors"}
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The files of a model on the Hugging Face hub that are read; none there that could hold code is even fetched."""
 
+FILE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+"""How files of checkpoints end, and no model's name on the hub."""
+
 _ON_THE_HUB = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", re.ASCII)
-_OF_FILES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
 def checkpoint_path(name: str | Path) -> Path:
@@ -35,7 +37,7 @@ def checkpoint_path(name: str | Path) -> Path:
     if str(name) in BUNDLED:
         return BUNDLED[str(name)]
     on_the_hub = _ON_THE_HUB.fullmatch(str(name))
-    if on_the_hub is None or os.path.exists(path.parts[0]) or path.suffix in _OF_FILES:  # noqa: PTH110
+    if on_the_hub is None or os.path.exists(path.parts[0]) or path.suffix in FILE_ENDINGS:  # noqa: PTH110
         return path
     return _fetch(path, on_the_hub[1], on_the_hub[2])
 

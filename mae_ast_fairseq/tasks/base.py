@@ -36,6 +36,7 @@ from mae_ast_fairseq.tasks.console import settle_console
 from mae_ast_fairseq.tasks.field_types import settle_model_types
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
+    check_together,
     data_folders,
     is_first_process,
     is_training_command,
@@ -144,6 +145,7 @@ class AudioTask(FairseqTask):
 
     def _check_launch(self) -> None:
         self._folders()
+        check_together(self._run_setting)
         restore_file = self._run_setting("checkpoint.restore_file")
         if restore_file != LAST_CHECKPOINT:
             check_checkpoint("checkpoint.restore_file", restore_file)

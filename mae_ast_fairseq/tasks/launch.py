@@ -1,7 +1,7 @@
 """Where fairseq-hydra-train meets a person: relative paths and what must be there."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
 from omegaconf import DictConfig, OmegaConf
 
+from mae_ast_fairseq.checkpoints.names import FILE_ENDINGS
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
 
@@ -174,8 +175,30 @@ def weights_in_one_form(weights: Any) -> list[float]:
 
 def check_checkpoint(field: str, path: str | None) -> None:
     """Raise ConfigError where a checkpoint to start from is not there: fairseq would start from scratch."""
-    if path is not None and not Path(path).is_file():
+    if path is None or Path(path).is_file():
+        return
+    if field.startswith("checkpoint.") and not path.endswith(FILE_ENDINGS):
         raise ConfigError(
-            f"{field}: there is no file {path}; expected a checkpoint; correct the path (relative ones count from "
-            f"{Path.cwd()}), or leave the field out to start from scratch"
+            f"{field}: there is no file {path}; expected one that fairseq's training wrote; of a model on the hub, or "
+            f"its folder, `mae-ast export {path} --to released --out FILE` makes one: name that FILE"
+        )
+    raise ConfigError(
+        f"{field}: there is no file {path}; expected a checkpoint; correct the path (relative ones count from "
+        f"{Path.cwd()}), or leave the field out to start from scratch"
+    )
+
+
+def check_together(setting: Callable[[str], Any]) -> None:
+    """Raise ConfigError where fields that fairseq reads exclude each other, which it says in a traceback.
+
+    setting: what a field of the run's config is, by its full name.
+    """
+    if setting("common.fp16") and setting("common.amp"):
+        raise ConfigError("common.amp: true was given with common.fp16=true; expected one of them; set one to false")
+    names = ("_name", "warmup_updates", "max_update", "lr_period_updates")
+    schedule, warmup, last, period = (setting(f"lr_scheduler.{name}") for name in names)
+    if schedule == "cosine" and period <= 0 and warmup == last:
+        raise ConfigError(
+            f"lr_scheduler.warmup_updates: {warmup} was given with optimization.max_update={last}, which leaves the "
+            "cosine no update; lower it, or raise optimization.max_update"
         )

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
@@ -5,6 +7,7 @@ from omegaconf import OmegaConf
 from mae_ast_fairseq.errors import ConfigError, ManifestError, UserError
 from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
+    check_together,
     data_folders,
     read_weights,
     same_folders,
@@ -127,6 +130,49 @@ def test_weights_that_do_not_match_the_folders_are_an_error(weights):
 def test_a_missing_checkpoint_is_an_error_that_names_field_and_path(tmp_path):
     with pytest.raises(ConfigError, match=r"checkpoint\.restore_file: there is no file .*gone\.pt"):
         check_checkpoint("checkpoint.restore_file", str(tmp_path / "gone.pt"))
+
+
+@pytest.mark.parametrize("name", ["me/tiny", "me/tiny-v1.0", "my_model", "tiny"])
+def test_of_a_model_on_the_hub_the_command_is_named_that_writes_what_fairseq_reads(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model").mkdir()
+    with pytest.raises(ConfigError, match=rf"`mae-ast export {name} --to released --out FILE`"):
+        check_checkpoint("checkpoint.finetune_from_model", name)
+
+
+COSINE = {"_name": "cosine", "warmup_updates": 1_000, "max_update": 1_000, "lr_period_updates": -1}
+
+
+def settings(changes):
+    return partial(OmegaConf.select, OmegaConf.create(changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"common": {"fp16": True, "amp": True}}, ["common.amp", "common.fp16"]),
+        ({"lr_scheduler": COSINE}, ["lr_scheduler.warmup_updates", "optimization.max_update"]),
+    ],
+)
+def test_fields_that_exclude_each_other_are_named(changes, fields):
+    with pytest.raises(ConfigError) as raised:
+        check_together(settings(changes))
+    assert all(field in str(raised.value) for field in fields)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"common": {"fp16": True, "amp": False}},
+        {"lr_scheduler": {**COSINE, "warmup_updates": 999}},
+        {"lr_scheduler": {**COSINE, "warmup_updates": 1_001}},
+        {"lr_scheduler": {**COSINE, "lr_period_updates": 10}},
+        {"lr_scheduler": {"_name": "fixed", "warmup_updates": 0}},
+        {},
+    ],
+)
+def test_others_are_not(changes):
+    check_together(settings(changes))
 
 
 def test_a_missing_folder_is_an_error_that_names_it(tmp_path):
