@@ -11,12 +11,10 @@ import shutil
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 from fairseq_cli import hydra_train
 from hydra.core.plugins import Plugins
 from torch.distributed.run import get_args_parser
@@ -45,15 +43,17 @@ RUN_ELSEWHERE = {
     "make demo": "tests/test_demo.py::test_the_demo_ends_with_figures_and_pictures_from_before_and_after",
     "make fuzz": "tests/fuzz/test_fuzz.py::test_mutated_input_is_read_or_refused_in_one_line",
     "make chaos": "tests/test_chaos.py::test_no_run_is_lost",
-    "manifests/debian.py": "tests/test_manifests_debian.py::test_all_packages_are_listed_together_and_each_by_itself",
-    "manifests/": "tests/test_manifests_scripts.py::test_what_a_script_writes_is_read_as_labels",
+    "experiments/run.py": "tests/test_experiments.py::test_what_failed_is_run_again_and_what_is_done_is_not",
+    "examples/experiments/": "tests/test_experiments.py::test_a_cell_is_the_model_that_its_name_says",
+    "manifests/debian.py": "tests/manifests/test_debian.py::test_all_packages_are_listed_together_and_each_by_itself",
+    "manifests/": "tests/manifests/test_scripts.py::test_what_a_script_writes_is_read_as_labels",
     "docs/fields.py": "tests/test_recipes.py::test_the_table_of_fields_is_up_to_date",
     "test_adapters_in_tools.py": "tests/inference/test_adapters_in_tools.py::test_",
 }
 """The test that runs a command, by what stands in it; the first that does counts."""
 
 NOT_RUN = {
-    "docs/features/run.py": "trains for hours",
+    "experiments/features.py": "trains for hours",
     "make soak": "trains for an hour",
     "make install": "what runs the tests does it",
     "make test": "it runs the tests",
@@ -373,19 +373,16 @@ def test_the_commands_of_all_pages_run_one_after_another(home, monkeypatch, caps
             assert name != "--out" or (home / filled(value)).exists(), command
             if found := re.fullmatch(r"hydra\.run\.dir=(.+)", value):
                 assert (home / found[1] / "checkpoints" / "checkpoint_best.pt").is_file(), command
-    run_the_python_of_the_readme(home / "runs" / "a", monkeypatch)
+    run_python()
 
 
-def run_the_python_of_the_readme(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run what README shows in Python, on the checkpoint of a run."""
-    monkeypatch.chdir(run / "checkpoints")
-    lengths = {"waveform": (2, 16_000), "waveform_a": (9_000,), "waveform_b": (16_000,)}
-    for block in python_of(ROOT / "README.md"):
-        code = "\n".join(block.lines).replace("outputs/.../", "")
-        names = {"torch": torch, **{name: torch.randn(length) for name, length in lengths.items()}}
-        exec(compile(code, block.place, "exec"), names)  # what stands in our own page
-        assert names["features"].isfinite().all()
-        assert names["features"].shape[-1] == 48
+def run_python() -> None:
+    """Run what README and pages of the same subjects show in Python."""
+    for page in ("README.md", "docs/using.md", "docs/checkpoints.md"):
+        for block in python_of(ROOT / page):
+            names: dict = {}
+            exec(compile("\n".join(block.lines), block.place, "exec"), names)  # what stands in our own pages
+            assert (names["encoded"].clip if "encoded" in names else names["features"]).isfinite().all()
 
 
 def test_each_command_is_run_or_its_test_is_named():

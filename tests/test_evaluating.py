@@ -63,7 +63,3 @@ def test_the_file_for_s3prl_is_exported() -> None:
     assert main(arguments) == 0
     (downstream,) = commands("python", "run_downstream.py", page=README)
     assert Path(downstream[downstream.index("-k") + 1]).exists()
-
-
-def test_the_readme_links_the_page(readme: str) -> None:
-    assert "(docs/evaluating.md)" in readme
