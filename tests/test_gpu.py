@@ -118,6 +118,15 @@ def test_a_resumed_run_goes_on_as_the_uninterrupted_one(corpus, tmp_path, precis
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_reconstructions_are_drawn_of_a_model_on_the_device(corpus, tmp_path, precision):
+    train(
+        "mae_ast_tiny", f"task.data={corpus}", *SMALL, "common.cpu=false", *PRECISIONS[precision],
+        f"checkpoint.save_dir={tmp_path}", "task.log_reconstructions=1",
+    )  # fmt: skip
+    assert [path.name.split("_")[-1] for path in tmp_path.glob("pictures/*")] == ["update0000004.png"]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_fine_tuning_learns(tmp_path, precision):
     data = write_tones(tmp_path)
     run = finetune(
