@@ -129,7 +129,10 @@ def names_of(runs: Sequence[Run]) -> list[str]:
 
 
 def find_runs(given: Path) -> list[Path]:
-    """Return the folder where it is a run's, else those of the runs below it; raises ConfigError where none is."""
+    """Return the folder where it is a run's, else those of the runs below it; raises ConfigError where none is.
+
+    Among them are those that have no log, as where a run failed at its launch.
+    """
     if not given.is_dir():
         found = "this is a file" if given.exists() else "there is no such folder"
         raise ConfigError(f"{given}: {found}; expected the folder of a run, or one with runs below{_hint(given)}")
@@ -141,7 +144,7 @@ def find_runs(given: Path) -> list[Path]:
         elif {HYDRA, CHECKPOINTS} & set(folders):
             others.append(Path(place))
         folders[:] = [name for name in folders if name not in (HYDRA, CHECKPOINTS)]
-    if not with_log:
+    if not with_log and not others:
         raise ConfigError(_without_log(given))
     without = [each for each in others if not any(each in path.parents for path in with_log)]
     return sorted([*with_log, *without], key=natural)
@@ -161,7 +164,7 @@ def _without_log(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     listed = ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
     remark = ""
-    if any(name.endswith(".log") for name in names):
+    if HYDRA in names or CHECKPOINTS in names:
         remark = "; this run ended before its first figures, or is of a version that wrote none: see its *.log"
     return (
         f"{folder}: no {FILE_NAME} in it or below, but {listed or 'nothing'}; expected the folder of a run, its "

@@ -13,6 +13,7 @@ from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.evaluation import plots
 from mae_ast_fairseq.evaluation.metrics import METRICS, evaluate
 from mae_ast_fairseq.inference.predict import classify
+from mae_ast_fairseq.report.results import read_results
 from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.cli.test_predict import LABELS, save_classifier
 from tests.inference.test_predict import tiny_classifier
@@ -70,6 +71,17 @@ def test_metrics_are_those_of_the_models_probabilities(run, probabilities, targe
         assert estimate["low"] <= estimate["value"] <= estimate["high"]
     assert (summary["split"], summary["num_clips"], summary["broken"]) == ("test", NUM_CLIPS, [])
     assert summary == run()
+
+
+def test_a_report_of_the_run_shows_what_is_printed(run, tmp_path: Path) -> None:
+    summary = run()
+    (tmp_path / "evaluate.json").write_text(json.dumps(summary))
+    found = read_results(tmp_path)
+    (scores,) = found.scores.values()
+    assert {name: score.value for name, score in scores.items()} == {
+        name: estimate["value"] for name, estimate in summary["metrics"].items()
+    }
+    assert (scores["accuracy"].high, found.problems) == (summary["metrics"]["accuracy"]["high"], [])
 
 
 def test_each_class_has_a_row(run, targets) -> None:

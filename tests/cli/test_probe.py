@@ -19,6 +19,7 @@ from mae_ast_fairseq.evaluation.metrics import evaluate
 from mae_ast_fairseq.inference.features import clip_features
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.readout import READOUTS, possible_readouts
+from mae_ast_fairseq.report.results import read_results
 from tests.checkpoints.test_read import save_tiny_checkpoint
 from tests.test_layers import HIDE_FAIRSEQ
 from tests.test_layers import run as run_python
@@ -103,6 +104,15 @@ def test_the_table_tells_what_was_done(data, checkpoint, capsys) -> None:
     assert lines[2].split()[:4] == ["checkpoint", "knn", "mean", "best:"]
     assert "%" in lines[2]
     assert lines[3:] == ["mean ± standard deviation between tests"]
+
+
+def test_a_report_of_the_run_shows_what_is_printed(run, tmp_path: Path) -> None:
+    summary = run("--classifier", "ridge")
+    (tmp_path / "probe.json").write_text(json.dumps(summary))
+    found = read_results(tmp_path)
+    shown = [(scores["accuracy"].value, scores["macro_auc"].deviation) for scores in found.scores.values()]
+    assert shown == [(row["accuracy"]["mean"], row["macro_auc"]["deviation"]) for row in summary["results"]]
+    assert found.problems == []
 
 
 def test_the_split_that_was_tested_is_named(run) -> None:

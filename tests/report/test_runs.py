@@ -133,14 +133,14 @@ def test_what_is_no_run_is_refused_with_what_was_found(tmp_path: Path) -> None:
     checkpoint.touch()
     old = tmp_path / "old"
     old.mkdir()
-    (old / "train.log").touch()
+    (old / ".hydra").mkdir()
     (tmp_path / "empty").mkdir()
     assert "there is no such folder" in refused(find_runs, tmp_path / "missing")
     assert "this is a file" in (said := refused(find_runs, checkpoint))
     assert said.endswith(f"give {run}")
     assert "checkpoint_best.pt" in (said := refused(find_runs, run / "checkpoints"))
     assert said.endswith(f"give {run}")
-    assert "see its *.log" in refused(find_runs, old)
+    assert "see its *.log" in refused(read_run, *find_runs(old))
     assert "nothing" in refused(find_runs, tmp_path / "empty")
 
 
