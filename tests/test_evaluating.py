@@ -1,4 +1,4 @@
-"""What docs/evaluating.md shows runs, as far as it does without the tools and their data, and README's s3prl too."""
+"""What docs/evaluating.md shows runs, as far as it does without the tools and their data."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,9 @@ from mae_ast_fairseq.cli import main
 from mae_ast_fairseq.inference import adapters
 from mae_ast_fairseq.nn.readout import check_readout
 from tests.checkpoints.test_read import save_tiny_checkpoint
-from tests.documented import ROOT, commands_of, files_of, python_of
+from tests.documented import PAGES, ROOT, commands_of, files_of, python_of
 
 PAGE = ROOT / "docs" / "evaluating.md"
-README = ROOT / "README.md"
 CHECKPOINT = Path("runs/a/checkpoints/checkpoint_best.pt")
 
 
@@ -26,9 +25,10 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tiny_checkpoint(CHECKPOINT)
 
 
-def commands(*start: str, page: Path = PAGE) -> list[tuple[str, ...]]:
-    """Return the words of each command of a page that begins with some."""
-    return [each.words for each in commands_of(page) if each.words[: len(start)] == start]
+def commands(*start: str) -> list[tuple[str, ...]]:
+    """Return the words of each command of the blocks of all pages that begins with some."""
+    found = (each.words for page in PAGES for each in commands_of(page) if not each.in_prose)
+    return [words for words in dict.fromkeys(found) if words[: len(start)] == start]
 
 
 def test_the_file_for_xares_has_one_encoder_of_the_checkpoint() -> None:
@@ -58,8 +58,11 @@ def test_hears_commands_name_the_module_the_checkpoint_and_known_options() -> No
 
 
 def test_the_file_for_s3prl_is_exported() -> None:
-    exports = commands("mae-ast", "export", page=README)
-    ((_, *arguments),) = [words for words in exports if "s3prl" in words]
+    ((_, *arguments),) = [words for words in commands("mae-ast", "export") if "s3prl" in words]
     assert main(arguments) == 0
-    (downstream,) = commands("python", "run_downstream.py", page=README)
+    (downstream,) = commands("python", "run_downstream.py")
     assert Path(downstream[downstream.index("-k") + 1]).exists()
+
+
+def test_the_readme_links_the_page() -> None:
+    assert "(docs/evaluating.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
