@@ -1,4 +1,4 @@
-"""`make demo`: from a folder of audio to a model that has learnt something, by the commands a person would use."""
+"""`make demo`: a tour from a folder of audio to a page of what a model learnt, by the commands a person would use."""
 
 import argparse
 import hashlib
@@ -15,9 +15,11 @@ from mae_ast_fairseq.errors import ConfigError, UserError
 from mae_ast_fairseq.extras import require
 
 NUM_CLIPS = 600
-NUM_UPDATES = 1000
+NUM_UPDATES = 800
 VALID_FRACTION = 0.1
 NUM_PICTURES = 6
+CLASS_IN_NAME = r"(?P<label>.+)_\d+"
+"""of the synthetic corpus"""
 
 # What is compared before and after training, as `mae-ast reconstruct` names it.
 SCORES = {
@@ -45,35 +47,41 @@ def main() -> int:
 
 
 def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
-    """Make or take a corpus, write manifests and statistics, pretrain, and compare before with after.
+    """Make or take a corpus, write manifests and statistics, pretrain, compare before with after, probe, and report.
 
     Results lie in `out/synthetic`, or under the name of the corpus' folder; those of an earlier demo are replaced.
     """
-    for extra in ("train", "plot"):
+    for extra in ("train", "plot", "probe"):
         require(extra, "the demo")
     folder = out / ("synthetic" if audio is None else audio.resolve().name)
     if any((folder / log).exists() for log in ("run/train.log", "train.log")):  # the second of earlier versions
         shutil.rmtree(folder)
+    labels: tuple[str, ...] = ()
     if audio is None:
-        audio = folder / "audio"
+        audio, labels = folder / "audio", ("--label-pattern", CLASS_IN_NAME)
         print(f"Making {NUM_CLIPS} clips of tones, chirps, noise bursts and voices in {audio}", flush=True)
         write_corpus(audio, num_clips=NUM_CLIPS)
     held_out = choose_held_out(find_audio(audio.resolve()), audio)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "valid.txt").write_text("".join(f"{path}\n" for path in held_out), encoding="utf-8")
 
-    data, run, pictures = folder / "data", folder / "run", folder / "pictures"
-    call("mae-ast", "manifest", audio, "--out", data, "--valid", folder / "valid.txt")
+    data, run = folder / "data", folder / "run"
+    call("mae-ast", "manifest", audio, "--out", data, "--valid", folder / "valid.txt", *labels)
     call("mae-ast", "stats", data / "train.tsv")
+    every = ("dataset.validate_interval_updates=100", "dataset.validate_interval=1000000")
     call(
         *("mae-ast", "train", "mae_ast_tiny", f"task.data={data}", f"hydra.run.dir={run}"),
-        *(f"optimization.max_update={num_updates}", "common.log_interval=10"),
+        *(f"optimization.max_update={num_updates}", "common.log_interval=10", *every),
     )
-    compare(run / "checkpoints" / "checkpoint_last.pt", data / "valid.tsv", pictures)
-    print(f"\nPictures, before and after training: {pictures}")
-    print(f"Checkpoints: {run / 'checkpoints'}")
-    print(f"Log: {run / 'train.log'}; its figures: {run / 'log.jsonl'}")
-    print(f"Curves: {Path(sys.executable).with_name('tensorboard')} --logdir {run / 'tensorboard'}")
+    checkpoint = run / "checkpoints" / "checkpoint_last.pt"
+    compare(checkpoint, data / "valid.tsv", run / "pictures")
+    if labels:
+        probe(checkpoint, data, run / "probe.json")
+    else:
+        print("\nNo labels, no probe; `mae-ast labels` finds them in the names of folders and files, or in a table.")
+    call("mae-ast", "report", run, "--out", folder / "report")
+    print(f"\nLook at {(folder / 'report' / 'report.html').resolve()}")
+    print(f"Checkpoints, log and pictures are in {run}")
 
 
 def choose_held_out(paths: Sequence[str], audio: Path) -> list[str]:
@@ -96,6 +104,13 @@ def call(name: str, *arguments: object, capture: bool = False) -> str:
     if done.returncode:
         raise UserError(f"`{name} {arguments[0]}` failed with exit code {done.returncode}")
     return done.stdout or ""
+
+
+def probe(checkpoint: Path, data: Path, result: Path) -> None:
+    """Ask how well sounds are named by frozen features and one example of each, and keep the answer beside the run."""
+    how = ("--split", "train", "valid", "--folds", 3, "--shots", 1, "--seeds", 1, 2, 3)
+    options = ("--data", data, *how, "--classifier", "ridge", "--readout", "mean+max", "--json")
+    result.write_text(call("mae-ast", "probe", checkpoint, *options, capture=True), encoding="utf-8")
 
 
 def compare(checkpoint: Path, manifest: Path, pictures: Path) -> None:

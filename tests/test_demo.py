@@ -1,8 +1,10 @@
+import json
 import subprocess
 import sys
 
 import pytest
 
+from mae_ast_fairseq import cli, demo
 from mae_ast_fairseq.corpus.synthetic import write_corpus
 from mae_ast_fairseq.demo import choose_held_out
 from mae_ast_fairseq.errors import ConfigError
@@ -39,8 +41,11 @@ def test_the_demo_ends_with_figures_and_pictures_from_before_and_after(tmp_path)
     done = run_demo("--audio", tmp_path / "sounds", "--updates", 40, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     results = tmp_path / "demo" / "sounds"
-    assert len(list((results / "pictures").glob("*_untrained.png"))) == 2
-    assert len(list((results / "pictures").glob("*.png"))) == 4
+    assert len(list((results / "run" / "pictures").glob("*_untrained.png"))) == 2
+    assert len(list((results / "run" / "pictures").glob("*.png"))) == 4
+    page = results / "report" / "report.html"
+    assert page.read_text().count("data:image/png") >= 4
+    assert f"Look at {page}" in done.stdout
     assert (results / "run" / "checkpoints" / "checkpoint_last.pt").is_file()
     assert (results / "data" / "stats.json").is_file()
     errors = next(line for line in done.stdout.splitlines() if line.startswith("reconstruction error")).split()[-2:]
@@ -58,3 +63,17 @@ def test_a_folder_with_too_little_audio_is_one_line_and_exit_code_2(tmp_path, nu
     assert len(message) == 1
     assert f"{num_clips} audio files were found" in message[0]
     assert "Traceback" not in done.stderr
+
+
+def test_the_probe_s_answer_is_where_the_report_looks_for_it(tmp_path, monkeypatch):
+    called = []
+
+    def call(*words, capture=False):
+        called.append(list(map(str, words)))
+        return '{"results": []}'
+
+    monkeypatch.setattr(demo, "call", call)
+    demo.probe(tmp_path / "checkpoint_last.pt", tmp_path / "data", tmp_path / "probe.json")
+    assert json.loads((tmp_path / "probe.json").read_text()) == {"results": []}
+    args = cli._build_parser(called[0][1:]).parse_args(called[0][1:])
+    assert (args.command, args.shots, args.folds) == ("probe", 1, 3)
