@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mae_ast_fairseq.cli.printing import print_result
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import ConfigError, one_line
 from mae_ast_fairseq.files import prepare_folder
 from mae_ast_fairseq.report.page import write_report
 from mae_ast_fairseq.report.runs import Run, find_runs, read_run
@@ -51,12 +51,12 @@ def _read(given: list[Path]) -> tuple[list[Run], list[str]]:
     for each in given:
         try:
             folders = find_runs(each)
-        except ConfigError as error:
-            problems.append(str(error))
+        except (ConfigError, OSError) as error:
+            problems.append(one_line(str(error)))
             continue
         for folder in folders:
             try:
                 runs.setdefault(os.path.realpath(folder), read_run(folder))
-            except ConfigError as error:
-                problems.append(str(error))
+            except (ConfigError, OSError) as error:
+                problems.append(one_line(str(error)))
     return list(runs.values()), list(dict.fromkeys(problems))

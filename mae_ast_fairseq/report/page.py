@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tabulate import tabulate
 
 from mae_ast_fairseq import __version__
-from mae_ast_fairseq.errors import printable
+from mae_ast_fairseq.errors import one_line, printable
 from mae_ast_fairseq.files import atomic_write
 from mae_ast_fairseq.report import curves
 from mae_ast_fairseq.report.results import Results, Score, read_results
@@ -78,7 +78,7 @@ def write_report(out: Path, runs: Sequence[Run], problems: Sequence[str]) -> tup
         name: {**summary(run, found), "fields": {field: values[place] for field, values in fields.items()}}
         for place, (name, run, found) in enumerate(zip(names, runs, results, strict=True))
     }
-    problems = [*problems, *(problem for found in results for problem in found.problems)]
+    problems = [*problems, *(one_line(problem) for found in results for problem in found.problems)]
     tables, panels = _tables(summaries), curves.panels(runs)
     said = [f"{name}: {line}" for name, one in summaries.items() for line in one["warnings"]]
     said += [f"not read: {problem}" for problem in problems]

@@ -81,9 +81,11 @@ def test_what_people_write_is_text_and_nothing_else(tmp_path: Path) -> None:
     name = SCRIPT.replace("/", "\N{BIG SOLIDUS}") + '"&|`\n'
     folder = with_pictures(write_run(tmp_path / name), 1)
     (folder / "pictures" / "0.png").rename(folder / "pictures" / "<img onerror=x>.png")
+    (folder / "pictures" / "\udcff\n.png").write_text("no picture")
     write_json(folder / "evaluate.json", {**EVALUATION, "split": SCRIPT})
     other = write_run(tmp_path / "b", task={"data": SCRIPT})
-    _, markdown, page = report(tmp_path / "out", folder, other, problems=(SCRIPT,))
+    result, markdown, page = report(tmp_path / "out", folder, other, problems=(SCRIPT,))
+    assert [problem.isprintable() for problem in result["problems"]] == [True, True]
     assert not {"script", "b"} & {tag for tag, _ in page.elements}
     assert not page.attributes("onerror")
     shown = name.replace("\n", "\\n")
