@@ -19,7 +19,7 @@ from mae_ast_fairseq.evaluation.collapse import diagnose
 from mae_ast_fairseq.figures import FILE_NAME, read_figures
 from mae_ast_fairseq.files import open_regular
 
-CONFIG, HYDRA, CHECKPOINTS, LOCK = "config.yaml", ".hydra", "checkpoints", ".lock"
+CONFIG, HYDRA, LOCK = "config.yaml", ".hydra", "checkpoints/.lock"
 ABOUT = {"kind", "subset", "num_updates", "epoch", "wall"}
 OF_SPEED = {"wps", "ups", "wpb", "bsz", "train_wall", "clip", "gb_free"}
 ENDS_EARLY = ("checkpoint.patience", "optimization.stop_time_hours", "optimization.stop_min_lr")
@@ -141,9 +141,8 @@ def find_runs(given: Path) -> list[Path]:
         if FILE_NAME in files:
             with_log.append(Path(place))
             folders.clear()
-        elif {HYDRA, CHECKPOINTS} & set(folders):
+        elif HYDRA in folders:
             others.append(Path(place))
-        folders[:] = [name for name in folders if name not in (HYDRA, CHECKPOINTS)]
     if not with_log and not others:
         raise ConfigError(_without_log(given))
     without = [each for each in others if not any(each in path.parents for path in with_log)]
@@ -164,7 +163,7 @@ def _without_log(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
     listed = ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
     remark = ""
-    if HYDRA in names or CHECKPOINTS in names:
+    if HYDRA in names:
         remark = "; this run ended before its first figures, or is of a version that wrote none: see its *.log"
     return (
         f"{folder}: no {FILE_NAME} in it or below, but {listed or 'nothing'}; expected the folder of a run, its "
@@ -189,7 +188,7 @@ def read_run(folder: Path) -> Run:
         )
     config, hydra = (_read_yaml(folder / name) for name in (CONFIG, f"{HYDRA}/hydra.yaml"))
     recipe = hydra.get("hydra.job.config_name") or config.get("model._name") or "unknown"
-    return Run(folder, lines, config, printable(str(recipe)), is_cut, _is_running(folder / CHECKPOINTS / LOCK))
+    return Run(folder, lines, config, printable(str(recipe)), is_cut, _is_running(folder / LOCK))
 
 
 def _clean(line: Mapping[str, Any]) -> dict[str, Any]:

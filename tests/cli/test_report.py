@@ -48,13 +48,13 @@ def test_it_goes_on_past_bad_runs_and_lists_them(tmp_path: Path, capsys) -> None
 def test_where_no_run_is_good_one_line_says_why(tmp_path: Path, refusal) -> None:
     (tmp_path / "checkpoint_best.pt").touch()
     (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "checkpoints").mkdir()
+    (tmp_path / "old" / ".hydra").mkdir()
     out = tmp_path / "out"
     assert "this is a file; expected the folder of a run" in refusal(
         "report", tmp_path / "checkpoint_best.pt", "--out", out
     )
     line = refusal("report", tmp_path / "old", tmp_path / "missing", "--out", out)
-    assert line.startswith(f"{tmp_path / 'old'}: no log.jsonl in it or below, but checkpoints; expected")
+    assert line.startswith(f"{tmp_path / 'old'}: no log.jsonl in it or below, but .hydra; expected")
     assert line.endswith("(and 1 more that cannot be read)\n")
     assert not list(out.iterdir())
 

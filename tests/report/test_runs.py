@@ -115,7 +115,7 @@ def test_all_runs_below_a_folder_are_found_in_the_order_of_their_numbers(tmp_pat
         write_run(tmp_path / "multirun" / str(number))
         (tmp_path / "multirun" / str(number) / "checkpoints").mkdir()
     (tmp_path / "multirun" / "3" / ".hydra").mkdir(parents=True)  # failed at its launch
-    (tmp_path / "multirun" / "notes").mkdir()
+    (tmp_path / "multirun" / "package" / "checkpoints").mkdir(parents=True)  # as our own source has it
     assert [path.name for path in find_runs(tmp_path)] == ["1", "2", "3", "10"]
     assert find_runs(tmp_path / "multirun" / "2") == [tmp_path / "multirun" / "2"]
 
