@@ -24,7 +24,7 @@ PROGRAMS = (
 )
 """What a line begins with that is a command, where prose or fields may stand beside commands."""
 NO_COMMANDS = ("/data", "train.tsv ")
-"""How the blocks begin that show manifests and labels."""
+"""How the blocks begin that show manifests and labels; formulas have an equals sign between spaces."""
 
 _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 _SEPARATORS = {";", "&&", "||", "|", "(", ")"}
@@ -68,7 +68,7 @@ def commands_of(page: Path) -> list[Command]:
         for block in _blocks(page, text)
         if not _is_python(block)
         for part in _parts(block)
-        if not _is_yaml(part) and not part.lines[0].startswith(NO_COMMANDS)
+        if not (_is_yaml(part) or part.lines[0].startswith(NO_COMMANDS) or " = " in part.lines[0])
         for command in _of_shell(part)
     ]
     return sorted([*found, *_of_prose(page, text)], key=lambda command: int(command.place.rpartition(":")[2]))
