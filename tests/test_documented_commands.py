@@ -48,6 +48,7 @@ RUN_ELSEWHERE = {
     "manifests/debian.py": "test_all_packages_are_listed_together_and_each_by_itself",
     "manifests/": "test_what_a_script_writes_is_read_as_labels",
     "docs/fields.py": "test_the_table_of_fields_is_up_to_date",
+    "docs/masking.py": "test_the_script_draws_every_strategy_at_every_ratio",
     "test_adapters_in_tools.py": "test_xares_accepts_the_encoder_and_scores_a_task",
 }
 """The test that runs a command, by what stands in it; the first that does counts."""
