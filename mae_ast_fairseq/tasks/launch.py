@@ -197,8 +197,11 @@ def check_together(setting: Callable[[str], Any]) -> None:
         raise ConfigError("common.amp: true was given with common.fp16=true; expected one of them; set one to false")
     names = ("_name", "warmup_updates", "max_update", "lr_period_updates")
     schedule, warmup, last, period = (setting(f"lr_scheduler.{name}") for name in names)
-    if schedule == "cosine" and period <= 0 and warmup == last:
+    if schedule != "cosine" or period > 0:
+        return
+    ends_in_warmup = 0 < (setting("optimization.max_update") or 0) < warmup
+    if not (ends_in_warmup or warmup < (last or 0)):
         raise ConfigError(
-            f"lr_scheduler.warmup_updates: {warmup} was given with optimization.max_update={last}, which leaves the "
-            "cosine no update; lower it, or raise optimization.max_update"
+            f"lr_scheduler.warmup_updates: {warmup} was given with lr_scheduler.max_update={last}, by default that of "
+            "optimization, which leaves the cosine no update; lower the first, or raise optimization.max_update"
         )

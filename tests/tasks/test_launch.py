@@ -152,6 +152,8 @@ def settings(changes):
     [
         ({"common": {"fp16": True, "amp": True}}, ["common.amp", "common.fp16"]),
         ({"lr_scheduler": COSINE}, ["lr_scheduler.warmup_updates", "optimization.max_update"]),
+        ({"lr_scheduler": {**COSINE, "max_update": 0}}, ["lr_scheduler.max_update=0"]),
+        ({"lr_scheduler": {**COSINE, "max_update": 9}, "optimization": {"max_update": 2_000}}, ["max_update=9"]),
     ],
 )
 def test_fields_that_exclude_each_other_are_named(changes, fields):
@@ -165,7 +167,7 @@ def test_fields_that_exclude_each_other_are_named(changes, fields):
     [
         {"common": {"fp16": True, "amp": False}},
         {"lr_scheduler": {**COSINE, "warmup_updates": 999}},
-        {"lr_scheduler": {**COSINE, "warmup_updates": 1_001}},
+        {"lr_scheduler": {**COSINE, "warmup_updates": 1_001}, "optimization": {"max_update": 1_000}},
         {"lr_scheduler": {**COSINE, "lr_period_updates": 10}},
         {"lr_scheduler": {"_name": "fixed", "warmup_updates": 0}},
         {},
