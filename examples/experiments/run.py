@@ -95,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         rows = tables.rows_of(table, cells_of(table, args.scale), results)
         if any(rows.values()):
             tables.draw_curves(path.with_name(f"{table}_{args.scale}.png"), rows)
+    print(tables.published())
     return 1 if failed else 0
 
 

@@ -25,6 +25,8 @@ ROWS: dict[str, Callable[[Cell], str]] = {
     "masking": lambda cell: f"{cell.tokens}, {cell.mask_type.removesuffix('_mask')}, {cell.ratio:.0%}",
     "pretext": lambda cell: f"{cell.model}, {cell.pretext}",
 }
+NUM_COLOURS = 6
+"""of curves; those of the rows that follow are the same, dashed"""
 FIGURES = {"loss_recon": "error", "info_nce_accuracy": "InfoNCE accuracy", "effective_rank": "effective rank"}
 
 Rows = Mapping[str, Sequence[Result]]
@@ -32,7 +34,7 @@ Rows = Mapping[str, Sequence[Result]]
 
 
 def as_markdown(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapping[str, Any]) -> str:
-    """Write a table of a scale: what models are worth, what they cost, and what was published."""
+    """Write a table of a scale: what models are worth, and for SSAST's what they cost."""
     cells = cells_of(table, scale)
     num_seeds = len({cell.seed for cell in cells})
     rows = rows_of(table, cells, results)
@@ -45,8 +47,16 @@ def as_markdown(table: str, scale: str, results: Mapping[Cell, Result], benchmar
         parts += ["Fine-tuned, in percent", _worth(rows, num_seeds, None)]
     if table == "ssast" and benchmark:
         parts += ["A training step, of one run of `mae-ast benchmark`", _costs(benchmark)]
-    parts += ["Published, in percent", _published()]
     return "\n\n".join(parts)
+
+
+def published() -> str:
+    """Write what the paper found, fine-tuned."""
+    lines = [
+        [f"{model} {tokens}, {layers} layers", *("" if value is None else f"{value:.1f}" for value in values)]
+        for (model, tokens, layers), values in PUBLISHED.items()
+    ]
+    return "### As published, in percent\n\n" + _table(lines, ["", *COLUMNS])
 
 
 def rows_of(table: str, cells: Sequence[Cell], results: Mapping[Cell, Result]) -> Rows:
@@ -58,10 +68,11 @@ def rows_of(table: str, cells: Sequence[Cell], results: Mapping[Cell, Result]) -
 
 
 def _worth(rows: Rows, num_seeds: int, readout: str | None) -> str:
-    """Write the accuracy of a readout's probes on each set, and what fine-tuning gave."""
+    """Write the accuracy of a readout's probes on each set, and but for the best readout what fine-tuning gave."""
     done = [result for some in rows.values() for result in some]
     sets = list(dict.fromkeys(name for result in done for name in result.get("probes", ()))) if readout else []
     tuned = list(dict.fromkeys(name for result in done for name in result.get("fine_tuned", ())))
+    tuned = [] if readout == "best" else tuned
     lines = []
     for row, some in rows.items():
         values = [[result["probes"][name][readout] for result in some if name in result["probes"]] for name in sets]
@@ -99,14 +110,6 @@ def _costs(benchmark: Mapping[str, Any]) -> str:
     return _table(lines, ["layers", "recipe", "seconds", "times faster", "peak MiB", "times less memory"])
 
 
-def _published() -> str:
-    lines = [
-        [f"{model} {tokens}, {layers} layers", *("" if value is None else f"{value:.1f}" for value in values)]
-        for (model, tokens, layers), values in PUBLISHED.items()
-    ]
-    return _table(lines, ["", *COLUMNS])
-
-
 def _table(lines: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     return tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
 
@@ -115,11 +118,14 @@ def draw_curves(path: Path, rows: Rows) -> None:
     """Draw figures of validations over updates, the mean over a row's seeds, a panel each."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     for (name, title), ax in zip(FIGURES.items(), figure.subplots(1, len(FIGURES)), strict=True):
-        for row, some in rows.items():
+        for number, (row, some) in enumerate(rows.items()):
+            if not some:
+                continue
             points: dict[int, list[float]] = {}
             for one in (one for result in some for one in result["curve"] if name in one):
                 points.setdefault(one["num_updates"], []).append(one[name])
-            ax.plot(sorted(points), [np.mean(points[n]) for n in sorted(points)], marker="o", markersize=3, label=row)
+            style = {"color": f"C{number % NUM_COLOURS}", "linestyle": ("-", "--")[number // NUM_COLOURS], "label": row}
+            ax.plot(sorted(points), [np.mean(points[n]) for n in sorted(points)], marker="o", markersize=3, **style)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("updates")
         ax.set_ylim(bottom=0)
