@@ -1,8 +1,9 @@
 """The paper's experiments: what their recipes sweep over, which cells are run, and the tables of what is done."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,38 +61,82 @@ def test_a_cell_is_the_model_that_its_name_says(experiments, table, scale):
     assert config.optimization.max_update == {"cpu": 1500, "paper": 550_000}[scale]
 
 
-def test_what_failed_is_run_again_and_what_is_done_is_not(experiments, monkeypatch, tmp_path, capsys):
-    wanted = experiments.cells.cells_of("ssast", "cpu")
-    ran = []
+FAKE = """
+import json, sys
+from pathlib import Path
+cell, place = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+ran = Path(place[0]) / "ran.txt"
+before = ran.read_text().splitlines() if ran.is_file() else []
+ran.write_text("\\n".join([*before, json.dumps(cell)]) + "\\n")
+if json.dumps(cell) == {failing!r} and json.dumps(cell) not in before:
+    sys.exit("the disk is full")
+names = "scale recipe pretext layers mask_type ratio seed".split()
+print(json.dumps(dict(zip(names, cell)) | {{"probes": {{}}, "curve": [{{"num_updates": 250, "loss_recon": 0.1}}]}}))
+"""
 
-    def run_cell(place, cell):
-        ran.append(cell)
-        if cell == wanted[2] and ran.count(cell) == 1:
-            raise UserError("the disk is full")
-        return result_of(cell)
 
-    monkeypatch.setattr(experiments.run, "run_cell", run_cell)
+@pytest.fixture
+def argv(experiments, monkeypatch, tmp_path):
+    """The command, with a program for a cell that fails once for one of them, and notes which it ran."""
+    failing = json.dumps(experiments.cells.cells_of("ssast", "cpu")[2])
+    (tmp_path / "fake.py").write_text(FAKE.format(failing=failing))
+    monkeypatch.setattr(experiments.run, "ONE_CELL", tmp_path / "fake.py")
+    monkeypatch.setattr(experiments.run, "PAUSE", 0.01)
+    monkeypatch.setattr(experiments.run, "probe_names", lambda place: set())
     monkeypatch.setattr(experiments.run, "probe_sets", lambda place: {})
-    monkeypatch.setattr(experiments.run, "measure_costs", lambda scale, out, path: None)
-    monkeypatch.setattr(experiments.run, "ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers))
-    argv = ["ssast", "--out", str(tmp_path), "--data", str(tmp_path)]
-    assert experiments.run.main(argv) == 1
-    assert sorted(ran) == sorted(wanted)
+    monkeypatch.setattr(experiments.run, "measure_costs", lambda scale, out, path: True)
+    return ["ssast", "--out", str(tmp_path), "--data", str(tmp_path), "--workers", "2"]
+
+
+def test_what_failed_is_run_again_and_what_is_done_is_not(experiments, argv, tmp_path, capsys):
+    wanted = experiments.cells.cells_of("ssast", "cpu")
+
+    def ran():
+        return [experiments.cells.Cell(*json.loads(line)) for line in (tmp_path / "ran.txt").read_text().splitlines()]
+
+    assert experiments.run.main([*argv, "--workers", "1"]) == 1
+    assert sorted(ran()) == sorted(wanted)
     assert "the disk is full" in capsys.readouterr().err
     assert experiments.run.main(argv) == 0
-    assert ran[len(wanted) :] == [wanted[2]]
+    assert ran()[len(wanted) :] == [wanted[2]]
     assert set(experiments.cells.read_results(tmp_path / "results.jsonl")) == set(wanted)
     assert (tmp_path / "ssast_cpu.png").stat().st_size > 10_000
 
 
-def test_a_result_that_was_cut_off_is_none_and_a_line_of_something_else_is_named(experiments, tmp_path):
-    first, second, *_ = experiments.cells.cells_of("ssast", "cpu")
+def test_what_a_cell_was_not_asked_for_is_measured_when_it_is(experiments):
+    place = experiments.run.Place("out", None, None, None, {})
+    done = {"probes": {"words": {}}, "fine_tuned": {"esc50": 0.5}}
+    assert experiments.run.is_done(done, place, "cpu", {"words"})
+    assert not experiments.run.is_done(done, place, "cpu", {"words", "drums"})
+    assert not experiments.run.is_done(done, place._replace(fsdd="fsdd"), "cpu", {"words"})
+    assert experiments.run.is_done(done, place._replace(corpora={"esc50": "a"}), "paper", set())
+    assert not experiments.run.is_done(done, place._replace(corpora={"iemocap": "a"}), "paper", set())
+    assert not experiments.run.is_done({}, place, "paper", set())
+
+
+def test_what_ends_the_command_ends_its_cells(experiments, monkeypatch, tmp_path):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    start, started = experiments.run.start, []
+    (tmp_path / "sleep.py").write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(experiments.run, "ONE_CELL", tmp_path / "sleep.py")
+    monkeypatch.setattr(experiments.run, "start", lambda *given: started.append(start(*given)) or started[-1])
+    monkeypatch.setattr(experiments.run, "time", SimpleNamespace(sleep=interrupt))
+    monkeypatch.setattr(experiments.run, "probe_names", lambda place: set())
+    monkeypatch.setattr(experiments.run, "probe_sets", lambda place: {})
+    assert experiments.run.main(["ssast", "--out", str(tmp_path), "--data", "data", "--workers", "3"]) == 130
+    assert [process.wait(timeout=20) for process in started] == [-signal.SIGTERM] * 3
+
+
+@pytest.mark.parametrize("text", ["{", '{"seed": 1}\n', "<<<<<<< HEAD\n"])
+def test_a_line_of_results_that_is_none_is_named(experiments, tmp_path, text):
+    first, *_ = experiments.cells.cells_of("ssast", "cpu")
     path = tmp_path / "results.jsonl"
-    experiments.cells.write_results(path, [result_of(first), result_of(second)])
-    path.write_text(path.read_text()[:-20])
-    assert len(experiments.cells.read_results(path)) == 1
-    path.write_text(json.dumps({"seed": 1}) + "\n")
-    with pytest.raises(UserError, match=r"results\.jsonl:1: "):
+    experiments.cells.write_results(path, [result_of(first)])
+    assert experiments.cells.read_results(path) == {first: result_of(first)}
+    path.write_text(path.read_text() + text)
+    with pytest.raises(UserError, match=r"results\.jsonl:2: "):
         experiments.cells.read_results(path)
 
 
@@ -99,6 +144,8 @@ def test_a_table_has_means_over_seeds_what_was_not_run_and_what_was_published(ex
     cells = experiments.cells.cells_of("pretext", "cpu")
     done = [cell for cell in cells if (cell.model, cell.pretext) == ("SSAST", "both")][:2]
     results = {cell: result_of(cell, accuracy) for cell, accuracy in zip(done, (0.4, 0.5), strict=True)}
+    bare = next(cell for cell in cells if cell.pretext == "classification")
+    results[bare] = {**bare._asdict(), "curve": []}  # of a machine without the sets
     text = experiments.tables.as_markdown("pretext", "cpu", results, {})
     assert "2 of 3" in text and "45.0 ± 7.1" in text and "75.0 ± 0.0" in text
     assert "not run" in text.split("best readout")[0].split("MAE-AST, reconstruction")[1].splitlines()[0]

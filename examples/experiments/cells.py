@@ -76,15 +76,17 @@ def key_of(result: Result) -> Cell:
 
 
 def read_results(path: Path) -> dict[Cell, Result]:
-    """Return the results in a file, of cells that are done; a last line that was cut off is passed over."""
+    """Return the results in a file, of cells that are done; raises ConfigError for a line that is none."""
     results = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: no UTF-8 text; expected results of `run.py`") from None
+    for number, line in enumerate(lines, start=1):
         try:
             result = json.loads(line)
             results[key_of(result)] = result
-        except json.JSONDecodeError:
-            continue
-        except (KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             raise ConfigError(f"{path}:{number}: no result of a cell; expected one of `run.py`") from None
     return results
 

@@ -2,10 +2,10 @@
 
 import ctypes
 import json
-import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -40,10 +40,9 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def run_command(*arguments: object, log: Path, threads: int | None = None) -> str:
+def run_command(*arguments: object, log: Path) -> str:
     """Run one of our commands, its stderr to a log, and return what it prints; raises UserError where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
     program = Path(sys.executable).with_name("mae-ast")
     with log.open("a") as stream:
         done = subprocess.run(
@@ -51,7 +50,6 @@ def run_command(*arguments: object, log: Path, threads: int | None = None) -> st
             stdout=subprocess.PIPE,
             stderr=stream,
             text=True,
-            env=environment,
             preexec_fn=end_with_parent,
         )
     if done.returncode:
@@ -77,7 +75,11 @@ def fine_tune_digits(checkpoint: Path, digits: sets.ProbeSet, folder: Path, seed
     speakers = np.unique(data.groups)
     first = seed * NUM_SPEAKERS_OUT % len(speakers)
     is_out = np.isin(data.groups, speakers[first : first + NUM_SPEAKERS_OUT])
-    takes = np.array([int(Path(manifest.path(row)).stem.split("~")[2]) for row in range(len(manifest))]) % 50
+    counted: Counter[tuple[int, str]] = Counter()
+    takes = np.zeros(len(manifest), int)  # the number of a clip among its digit's and speaker's
+    for row, key in enumerate(zip(data.targets.tolist(), data.groups.tolist(), strict=True)):
+        takes[row] = counted[key]
+        counted[key] += 1
     for split, rows in {"train": ~is_out & (takes < SHOTS), "test": is_out}.items():
         chosen = np.flatnonzero(rows).tolist()
         listed = [(manifest.relative_path(row), int(manifest.num_samples[row]), 16_000) for row in chosen]
@@ -88,7 +90,7 @@ def fine_tune_digits(checkpoint: Path, digits: sets.ProbeSet, folder: Path, seed
         "train", "finetune_fsdd", f"task.data={folder}", f"hydra.run.dir={folder}", f"model.pretrained={checkpoint}",
         f"common.seed={seed}", "common.bf16=false", "optimization.max_update=300", "lr_scheduler.warmup_updates=30",
         "dataset.disable_validation=true", "checkpoint.no_save_optimizer_state=true",
-        log=folder / "said.log", threads=1,
+        log=folder / "said.log",
     )  # fmt: skip
     return evaluate(folder / "checkpoints" / "checkpoint_last.pt", folder, "accuracy", folder / "said.log")
 
@@ -113,7 +115,7 @@ def evaluate(checkpoint: Path, data: Path, metric: str, log: Path) -> float:
     return float(json.loads(printed)["metrics"][metric]["value"])
 
 
-def check_corpora(given: Sequence[str]) -> dict[str, Path]:
+def check_corpora(given: Sequence[str]) -> dict[str, str]:
     """Read `NAME=FOLDER …`; raises ConfigError for an unknown corpus, or a folder without manifests."""
     found = {}
     for each in given:
@@ -123,5 +125,5 @@ def check_corpora(given: Sequence[str]) -> dict[str, Path]:
         path = Path(folder).resolve()
         if not any(path.glob("train.tsv")) and not any(path.glob("*/train.tsv")):
             raise ConfigError(f"--corpora {each}: no train.tsv there; expected what the scripts in manifests/ write")
-        found[name] = path
+        found[name] = str(path)
     return found

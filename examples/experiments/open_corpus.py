@@ -6,10 +6,11 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import soundfile as sf
+from downstream import run_command
 
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, load_audio
 from mae_ast_fairseq.data.manifest import read_manifest, write_manifest
-from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.errors import AudioError, UserError
 
 SCRIPT = Path(__file__).resolve().parents[2] / "manifests" / "debian.py"
 
@@ -18,7 +19,9 @@ def make_open_corpus(out: Path, num_workers: int) -> Path:
     """Return the folder of the corpus' manifests, `out/data`; fetches and decodes it where it is not there yet."""
     data = out / "data"
     if not (data / "train.tsv").is_file():
-        subprocess.run([sys.executable, SCRIPT, out / "corpus"], check=True)
+        done = subprocess.run([sys.executable, SCRIPT, out / "corpus"])
+        if not (out / "corpus" / "train.tsv").is_file():  # a package that could not be had leaves the others
+            raise UserError(f"{SCRIPT.name}: exit code {done.returncode}; look at what it says above, and start again")
         for split in ("valid", "train"):
             manifest = read_manifest(out / "corpus" / f"{split}.tsv")
             clips = [(manifest.path(row), data / "audio", manifest.relative_path(row)) for row in range(len(manifest))]
@@ -26,7 +29,7 @@ def make_open_corpus(out: Path, num_workers: int) -> Path:
                 rows = pool.starmap(_decode, clips, 32)
             write_manifest(data / f"{split}.tsv", data / "audio", [row for row in rows if row])
     if not (data / "stats.json").is_file():
-        subprocess.run(["mae-ast", "stats", data / "train.tsv"], check=True)
+        run_command("stats", data / "train.tsv", log=out / "stats.log")
     return data
 
 

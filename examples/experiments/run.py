@@ -9,17 +9,13 @@ What is done stands in OUT/results.jsonl, or in --results, and is never done aga
 
 import argparse
 import json
-import multiprocessing
 import os
-import platform
+import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both count before torch is loaded
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,25 +23,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import downstream
 import sets
 import tables
-from cells import SCALES, TABLES, Cell, Result, cells_of, read_results, recipe_of, write_results
+from cells import SCALES, TABLES, Cell, Result, cells_of, read_results, write_results
+from one_cell import Place, digits_to_learn, probe_sets
 from open_corpus import make_open_corpus
 from tqdm import tqdm
 
-from mae_ast_fairseq.errors import UserError
-from mae_ast_fairseq.figures import FILE_NAME, read_figures
-from mae_ast_fairseq.files import atomic_write, locked
+from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.files import atomic_write, locked, prepare_folder
 
-CURVES = ("loss_recon", "loss_info_nce", "info_nce_accuracy", "token_spread", "effective_rank", "content_gain")
-
-
-class Place(NamedTuple):
-    """Where everything lies that a cell needs."""
-
-    out: Path
-    data: str
-    fsdd: Path | None
-    samples: Path | None
-    corpora: dict[str, Path]
+ONE_CELL = Path(__file__).with_name("one_cell.py")
+RENDERED = ("words_across_voices", "instruments_across_sound_fonts")
+PAUSE = 0.5  # seconds between two looks at the cells that run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data",
         help="manifests to pretrain on, several as a:b (default: the open corpus of manifests/debian.py)",
     )
-    add("--fsdd", type=Path, help="recordings of FSDD, for the cpu scale's digits")
-    add("--samples", type=Path, help="samples named kind_description, for one more probe set of the cpu scale")
+    add("--fsdd", type=existing, help="recordings of FSDD, for the cpu scale's digits")
+    add("--samples", type=existing, help="samples named kind_description, for one more probe set of the cpu scale")
     add("--corpora", nargs="+", default=[], metavar="NAME=FOLDER", help="for the paper scale, of manifests/")
     add("--results", type=Path, help="what is done (default: OUT/results.jsonl)")
     add("--workers", type=int, default=1, help="cells at a time, a core each (default: %(default)s)")
@@ -68,12 +56,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return run(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("run.py: stopped; the same command goes on", file=sys.stderr)
         return 130
+
+
+def existing(text: str) -> str:
+    """Return the path of a folder that is there."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no such folder")
+    return str(Path(text).resolve())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,13 +77,12 @@ def run(args: argparse.Namespace) -> int:
     wanted = sorted({cell for table in args.tables for cell in cells_of(table, args.scale)}, key=_order)
     failed = 0
     if not args.print:
-        args.out = args.out.resolve()
-        args.out.mkdir(parents=True, exist_ok=True)
-        with locked(args.out / "running"):
+        prepare_folder("--out", args.out)
+        prepare_folder("--results", path.parent)
+        with locked(args.out / "running"), locked(path.with_name(f".{path.name}.lock")):
             failed = run_cells(args, wanted, path)
-    results, costs = read_results(path), path.with_name(f"costs_{args.scale}.json")
-    if "ssast" in args.tables and not args.print and not costs.is_file():
-        measure_costs(args.scale, args.out, costs)
+            failed += "ssast" in args.tables and not measure_costs(args.scale, args.out, _costs(path, args.scale))
+    results, costs = read_results(path), _costs(path, args.scale)
     benchmark = json.loads(costs.read_text()) if costs.is_file() else {}
     for table in args.tables:
         print(tables.as_markdown(table, args.scale, results, benchmark), end="\n\n")
@@ -103,104 +97,111 @@ def _order(cell: Cell) -> tuple[int, Cell]:
     return cell.seed, cell
 
 
+def _costs(results: Path, scale: str) -> Path:
+    return results.with_name(f"costs_{scale}.json")
+
+
 def run_cells(args: argparse.Namespace, wanted: Sequence[Cell], path: Path) -> int:
     """Run the cells that are not done, some at a time, and note each as it ends; returns how many failed."""
-    corpora = downstream.check_corpora(args.corpora)
-    todo = [cell for cell in wanted if cell not in read_results(path)]
+    place = Place(str(args.out.resolve()), args.data, args.fsdd, args.samples, downstream.check_corpora(args.corpora))
+    names = probe_names(place) if args.scale == "cpu" else set()
+    results = read_results(path)
+    todo = [cell for cell in wanted if not is_done(results.get(cell, {}), place, args.scale, names)]
     if not todo:
         return 0
-    data = args.data or str(make_open_corpus(args.out, args.workers))
-    place = Place(args.out, data, args.fsdd, args.samples, corpora)
-    if args.scale == "cpu":
-        probe_sets(place)
+    place = prepare(place, args)
+    running: dict[Cell, subprocess.Popen] = {}
     failed = 0
-    bar = tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit=" cells")
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.workers, spawn, downstream.end_with_parent) as pool, bar:
-        jobs = {pool.submit(partial(run_cell, place), cell): cell for cell in todo}
+    with tqdm(total=len(wanted), initial=len(wanted) - len(todo), unit=" cells") as bar:
         try:
-            for job in as_completed(jobs):
-                bar.update()
-                try:
-                    write_results(path, {**read_results(path), jobs[job]: job.result()}.values())
-                except Exception as error:  # the others go on, whatever it was
-                    failed += 1
-                    bar.write(f"{jobs[job].name}: {type(error).__name__}: {error}", file=sys.stderr)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            while todo or running:
+                while todo and len(running) < args.workers:
+                    cell = todo.pop(0)
+                    running[cell] = start(cell, place)
+                time.sleep(PAUSE)
+                for cell in [cell for cell, process in running.items() if process.poll() is not None]:
+                    message = note(cell, running.pop(cell).returncode, place, path)
+                    failed += bool(message)
+                    bar.update()
+                    if message:
+                        bar.write(f"{cell.name}: {message}", file=sys.stderr)
+        finally:
+            for process in running.values():
+                process.terminate()  # its training then saves and ends
     return failed
 
 
-def probe_sets(place: Place) -> dict[str, sets.ProbeSet]:
-    """Return the sets of the cpu scale for which there is audio; each is made once."""
-    return sets.probe_sets(place.out, place.fsdd, place.samples)
+def probe_names(place: Place) -> set[str]:
+    """Return the names of the probe sets for which there is audio; raises ConfigError where none could be made."""
+    made = [(Path(place.out) / "sets" / name / "all.tsv").is_file() for name in RENDERED]
+    missing = [name for name in ("tinysoundfont", "espeakng_loader") if find_spec(name) is None]
+    if missing and not all(made):
+        raise ConfigError(f"{', '.join(missing)}: not installed; pip install tinysoundfont espeakng-loader")
+    return {name for name, is_there in sets.names(place.fsdd, place.samples).items() if is_there}
 
 
-def run_cell(place: Place, cell: Cell) -> Result:
-    """Train a cell, or go on with it, and measure what it is worth."""
-    warnings.filterwarnings("ignore")
-    folder = place.out / "cells" / cell.name
-    begun = time.monotonic()
-    threads = 1 if cell.scale == "cpu" else None
-    arguments = [*cell.overrides, f"task.data={place.data}", f"hydra.run.dir={folder}"]
-    if cell.scale == "cpu":
-        arguments += ["common.bf16=false", "task.persistent_workers=false"]
-    downstream.run_command(
-        "train", recipe_of("masking", cell.scale), *arguments, log=folder / "said.log", threads=threads
-    )
-    checkpoint = folder / "checkpoints" / "checkpoint_last.pt"
-    worth = measure_cpu(place, cell, checkpoint) if cell.scale == "cpu" else measure_paper(place, checkpoint)
-    figures = read_figures(folder / FILE_NAME)
-    curve = [
-        {name: round(one[name], 4) for name in CURVES if name in one} | {"num_updates": one["num_updates"]}
-        for one in figures if one["kind"] == "valid"
-    ]  # fmt: skip
-    return {
-        **cell._asdict(), **worth, "curve": curve, "train_seconds": round(figures[-1]["wall"]),
-        "all_seconds": round(time.monotonic() - begun), "processor": processor(),
-    }  # fmt: skip
+def is_done(result: Result, place: Place, scale: str, names: set[str]) -> bool:
+    """Tell whether a result has all that is asked for."""
+    tuned = set(place.corpora) if scale == "paper" else {"digits"} if place.fsdd else set()
+    return bool(result) and names <= set(result.get("probes", ())) and tuned <= set(result.get("fine_tuned", ()))
 
 
-def measure_cpu(place: Place, cell: Cell, checkpoint: Path) -> Result:
-    """Probe a tiny model on the sets, and fine-tune it on digits."""
-    found: Result = {"probes": downstream.probe_sets(checkpoint, probe_sets(place), cell.seed)}
-    if place.fsdd is not None:
-        fsdd = place.fsdd
-        digits = sets.read_set(place.out / "sets" / "digits_to_learn", lambda: sets.digits(fsdd, range(50)))
-        folder = checkpoint.parents[1] / "digits"
-        found["fine_tuned"] = {"digits": round(downstream.fine_tune_digits(checkpoint, digits, folder, cell.seed), 4)}
-    return found
+def prepare(place: Place, args: argparse.Namespace) -> Place:
+    """Make what all cells share: the open corpus, and at the cpu scale the sets."""
+    place = place._replace(data=place.data or str(make_open_corpus(Path(place.out), args.workers)))
+    if args.scale == "cpu":
+        probe_sets(place)
+        if place.fsdd:
+            digits_to_learn(place)
+    return place
 
 
-def measure_paper(place: Place, checkpoint: Path) -> Result:
-    """Fine-tune on the corpora that were given."""
-    folder = checkpoint.parents[1] / "fine_tuned"
-    return {
-        "fine_tuned": {
-            name: downstream.fine_tune_corpus(checkpoint, name, data, folder) for name, data in place.corpora.items()
-        }
-    }
+def start(cell: Cell, place: Place) -> subprocess.Popen:
+    """Start a cell in a process of its own: one that the system ends leaves the others alone."""
+    folder = place.folder_of(cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "result.json").open("w") as result, (folder / "said.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, ONE_CELL, json.dumps(cell), json.dumps(place)],
+            stdout=result,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for this process alone, which ends the others in order
+            preexec_fn=downstream.end_with_parent,
+        )
 
 
-def measure_costs(scale: str, out: Path, path: Path) -> None:
-    """Measure a training step of MAE-AST beside SSAST's, at each depth, and write the JSON of `mae-ast benchmark`."""
+def note(cell: Cell, code: int, place: Place, path: Path) -> str:
+    """Write the result of a cell that has ended beside what there is of it; return what went wrong, if anything."""
+    folder = place.folder_of(cell)
+    if code:
+        lines = (folder / "said.log").read_text(errors="replace").splitlines()
+        return f"exit code {code}: {lines[-1] if lines else 'nothing was said'}"
+    results = read_results(path)
+    result = json.loads((folder / "result.json").read_text())
+    for name in ("probes", "fine_tuned"):
+        result[name] = {**results.get(cell, {}).get(name, {}), **result.get(name, {})}
+    write_results(path, {**results, cell: result}.values())
+    return ""
+
+
+def measure_costs(scale: str, out: Path, path: Path) -> bool:
+    """Measure a training step of MAE-AST beside SSAST's, at each depth, where that is not done; False if it failed."""
+    if path.is_file():
+        return True
     cells = cells_of("ssast", scale)
     recipes = sorted({cell.recipe for cell in cells}, reverse=True)  # SSAST first: the others are compared with it
     found = {}
     for depth in sorted({cell.layers for cell in cells}):
         options = ("--only", "time,memory", "--precision", "float32", "--attention-dropout", 0, "--json")
         arguments = ("benchmark", *recipes, "--set", f"model.encoder_layers={depth}", *options)
-        found[str(depth)] = json.loads(downstream.run_command(*arguments, log=out / "benchmark.log"))
+        try:
+            found[str(depth)] = json.loads(downstream.run_command(*arguments, log=out / "benchmark.log"))
+        except UserError as error:
+            print(f"run.py: {error}", file=sys.stderr)
+            return False
     with atomic_write(path) as stream:
         stream.write(json.dumps(found).encode())
-
-
-def processor() -> str:
-    """Return what the processor calls itself."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return True
 
 
 if __name__ == "__main__":

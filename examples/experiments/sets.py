@@ -16,7 +16,7 @@ from mae_ast_fairseq.corpus.debian import fetch
 from mae_ast_fairseq.corpus.scan import find_audio
 from mae_ast_fairseq.data.audio import SAMPLE_RATE, load_audio
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest, write_manifest
-from mae_ast_fairseq.errors import AudioError
+from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.evaluation import splits
 
 MIN_SECONDS = 0.2  # shorter clips get silence at their end: a patch is 0.175 s long
@@ -96,7 +96,10 @@ def read_set(folder: Path, make: Callable[[], Iterator[Clip]]) -> ProbeSet:
 def digits(fsdd: Path, takes: range) -> Iterator[Clip]:
     """Spoken digits across speakers: FSDD's `{digit}_{speaker}_{take}.wav`."""
     for name in find_audio(fsdd):
-        digit, speaker, take = Path(name).stem.split("_")
+        found = re.fullmatch(r"(\d)_(\w+)_(\d+)", Path(name).stem)
+        if found is None:
+            raise ConfigError(f"--fsdd {fsdd}: {name} was found; expected recordings of FSDD, as 7_jackson_32.wav")
+        digit, speaker, take = found.groups()
         if int(take) in takes:
             yield digit, speaker, load_audio(fsdd / name, expect_rate=None)
 
@@ -158,6 +161,16 @@ def words(packages: Path) -> Iterator[Clip]:
             yield word, f"voices {number % 6}", load_audio(path, expect_rate=None)
 
 
+def names(fsdd: object, samples: object) -> dict[str, bool]:
+    """Return the names of all sets, and whether there is what they are made of."""
+    always = ("words across voices", "instruments across sound fonts", "drums across kits")
+    return {
+        **dict.fromkeys(always, True),
+        "digits across speakers": bool(fsdd),
+        "families of samples": bool(samples),
+    }
+
+
 def probe_sets(out: Path, fsdd: Path | None, samples: Path | None) -> dict[str, ProbeSet]:
     """Return all sets, those of recordings where their folders are given; each is made once."""
     packages = out / "packages"
@@ -165,9 +178,8 @@ def probe_sets(out: Path, fsdd: Path | None, samples: Path | None) -> dict[str, 
         "words across voices": lambda: words(packages),
         "instruments across sound fonts": lambda: instruments(packages),
         "drums across kits": lambda: drums(packages),
+        "digits across speakers": lambda: digits(fsdd or Path(), range(TAKES)),
+        "families of samples": lambda: families(samples or Path()),
     }
-    if fsdd is not None:
-        makers["digits across speakers"] = lambda: digits(fsdd, range(TAKES))
-    if samples is not None:
-        makers["families of samples"] = lambda: families(samples)
-    return {name: read_set(out / "sets" / name.replace(" ", "_"), make) for name, make in makers.items()}
+    wanted = [name for name, is_there in names(fsdd, samples).items() if is_there]
+    return {name: read_set(out / "sets" / name.replace(" ", "_"), makers[name]) for name in wanted}

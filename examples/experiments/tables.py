@@ -75,8 +75,12 @@ def _worth(rows: Rows, num_seeds: int, readout: str | None) -> str:
     tuned = [] if readout == "best" else tuned
     lines = []
     for row, some in rows.items():
-        values = [[result["probes"][name][readout] for result in some if name in result["probes"]] for name in sets]
-        values += [[result["fine_tuned"][name] for result in some if name in result["fine_tuned"]] for name in tuned]
+        values = [
+            [result["probes"][name][readout] for result in some if name in result.get("probes", {})] for name in sets
+        ]
+        values += [
+            [result["fine_tuned"][name] for result in some if name in result.get("fine_tuned", {})] for name in tuned
+        ]
         lines.append([row, f"{len(some)} of {num_seeds}" if some else NOT_RUN, *map(_mean, values)])
     return _table(lines, ["", "seeds", *sets, *(f"{name}, fine-tuned" for name in tuned)])
 
@@ -128,7 +132,7 @@ def draw_curves(path: Path, rows: Rows) -> None:
             ax.plot(sorted(points), [np.mean(points[n]) for n in sorted(points)], marker="o", markersize=3, **style)
         ax.set_title(title, fontsize=10)
         ax.set_xlabel("updates")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
         ax.grid(alpha=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=100)
