@@ -27,7 +27,7 @@ def read_figures(path: Path) -> list[dict[str, Any]]:
             values = json.loads(line)
         except (ValueError, RecursionError):  # the second of brackets in brackets
             continue
-        if isinstance(values, dict) and isinstance(values.get("num_updates"), int):
+        if isinstance(values, dict) and type(values.get("num_updates")) is int:
             found.append({name: math.nan if value is None else value for name, value in values.items()})
     return found
 

@@ -41,6 +41,12 @@ def test_a_run_that_goes_on_takes_out_what_it_does_again(tmp_path):
     assert path.read_bytes().count(b"\n") == 5
 
 
+def test_a_line_whose_updates_are_no_number_is_passed_over(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"num_updates": true}\n{"num_updates": 1.5}\n{"num_updates": 2}\n')
+    assert read_figures(path) == [{"num_updates": 2}]
+
+
 def test_a_run_from_scratch_begins_its_log_anew(tmp_path):
     write(tmp_path / "log.jsonl", [2, 4])
     write(tmp_path / "log.jsonl", [3])

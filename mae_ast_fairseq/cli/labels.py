@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from mae_ast_fairseq.cli.arguments import folder_level, label_pattern
 from mae_ast_fairseq.cli.printing import print_result
-from mae_ast_fairseq.corpus.divide import SPLITS, describe_rare, refuse_stale, stale_manifests
+from mae_ast_fairseq.corpus.divide import describe_rare
 from mae_ast_fairseq.corpus.labelling import (
     JOINS,
     Labelling,
@@ -21,7 +21,7 @@ from mae_ast_fairseq.corpus.labelling import (
     read_table,
 )
 from mae_ast_fairseq.corpus.scan import EXTENSIONS, Rejected, write_rejected
-from mae_ast_fairseq.corpus.script import LabelledRow, write_labelled
+from mae_ast_fairseq.corpus.script import SPLITS, LabelledRow, refuse_stale, stale_manifests, write_labelled
 from mae_ast_fairseq.data import archive
 from mae_ast_fairseq.data.manifest import Manifest, ManifestRow, read_manifest
 from mae_ast_fairseq.errors import ConfigError, printable

@@ -21,7 +21,7 @@ from mae_ast_fairseq.cli.labels import (
     write_unmatched,
 )
 from mae_ast_fairseq.cli.printing import print_result
-from mae_ast_fairseq.corpus.divide import SPLITS, TEST, TRAIN, VALID, check_whole, divide, refuse_stale
+from mae_ast_fairseq.corpus.divide import check_whole, divide
 from mae_ast_fairseq.corpus.labelling import Labelling, in_folder, splits_in_folders
 from mae_ast_fairseq.corpus.pack import pack
 from mae_ast_fairseq.corpus.scan import (
@@ -33,7 +33,16 @@ from mae_ast_fairseq.corpus.scan import (
     scan,
     write_rejected,
 )
-from mae_ast_fairseq.corpus.script import LabelledRow, read_lines, write_labelled
+from mae_ast_fairseq.corpus.script import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALID,
+    LabelledRow,
+    read_lines,
+    refuse_stale,
+    write_labelled,
+)
 from mae_ast_fairseq.data.archive import REPACK
 from mae_ast_fairseq.data.manifest import ManifestRow, read_manifest, unwritable
 from mae_ast_fairseq.errors import AudioError, ConfigError, printable

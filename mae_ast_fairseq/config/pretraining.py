@@ -25,6 +25,7 @@ class Range(NamedTuple):
 
 POSITIVE = Range("more than 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Range("0 or more", lambda value: 0 <= value < math.inf)
+PICTURES = Range("0 to 64", lambda value: 0 <= value <= 64)
 NUM_SAMPLES = Range("1 to 10^12", lambda value: 1 <= value <= 10**12)
 BELOW_ONE = Range("at least 0 and less than 1", lambda value: 0 <= value < 1)
 SIZE = Range("1 to 1,000,000", lambda value: 1 <= value <= 1_000_000)
@@ -193,8 +194,8 @@ class PretrainingTaskFields(AudioTaskFields):
     log_reconstructions: int = option(
         0,
         "clips of the first validation set whose reconstruction each validation draws: in pictures/ of the run's "
-        "folder, and in TensorBoard; a second for each; 0: none",
-        NOT_NEGATIVE,
+        "folder, and in TensorBoard; a second for each, for which other processes wait; 0: none",
+        PICTURES,
     )
 
 

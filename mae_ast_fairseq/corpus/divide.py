@@ -6,13 +6,11 @@ several labels.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
-from mae_ast_fairseq.corpus.script import split_side, unit_hash
+from mae_ast_fairseq.corpus.script import TEST, TRAIN, VALID, split_side, unit_hash
 from mae_ast_fairseq.errors import ConfigError
 
-TRAIN, VALID, TEST = SPLITS = ("train", "valid", "test")
 _ALL = ""  # stands for a label that every clip has, where clips have none
 
 
@@ -117,17 +115,3 @@ def describe_rare(labels: Mapping[str, Iterable[Sequence[str]]], num_shown: int 
         return ""
     more = [f"{len(shown) - num_shown} others"] if len(shown) > num_shown else []
     return f"{len(shown)} of {len(total)} labels are not in every split: {', '.join([*shown[:num_shown], *more])}"
-
-
-def stale_manifests(out: Path, splits: Collection[str]) -> list[Path]:
-    """Return the manifests in a folder of splits that are not written now."""
-    return [out / f"{split}.tsv" for split in SPLITS if split not in splits and (out / f"{split}.tsv").exists()]
-
-
-def refuse_stale(out: Path, splits: Collection[str]) -> None:
-    """Raise ConfigError where a manifest of an earlier run would stay beside those of these splits."""
-    if stale := stale_manifests(out, splits):
-        raise ConfigError(
-            f"{stale[0]}: there from an earlier run, and its clips may now be in other splits too; expected the "
-            "manifests of this run alone; delete it or choose another --out"
-        )

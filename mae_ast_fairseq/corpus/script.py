@@ -5,7 +5,7 @@ import hashlib
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from mae_ast_fairseq.data.labels import FILE_NAME, as_line
 from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError, UserError, printable
 from mae_ast_fairseq.files import is_there, open_regular, prepare_folder
+
+TRAIN, VALID, TEST = SPLITS = ("train", "valid", "test")
 
 Place = Callable[[str], tuple[str, str] | None]
 """Says of a relative path its split and comma-separated labels (or none: ""), or None to leave the file out."""
@@ -87,6 +89,8 @@ def write_splits(
         if split == "train":
             split = split_side(row.relative_path, valid_fraction, seed)
         splits.setdefault(split, []).append((row, labels.split(",") if labels else []))
+    if set(splits) != {TEST}:  # a test part alone may come from a folder of its own, as of Speech Commands
+        refuse_stale(out, splits)
     prepare_folder("--out", out)
     write_rejected(out / "rejected.tsv", rejected)
     write_labelled(out, root, splits, corpus.label_order)
@@ -121,6 +125,20 @@ def compare_with_published(published: Mapping[str, int], found: Mapping[str, int
         return ""
     has_more = any(held > number for held, number in numbers.values())
     return f"{'more than' if has_more else 'a part of'} what was published: {', '.join(different)} files"
+
+
+def stale_manifests(out: Path, splits: Collection[str]) -> list[Path]:
+    """Return the manifests in a folder of splits that are not written now."""
+    return [out / f"{split}.tsv" for split in SPLITS if split not in splits and (out / f"{split}.tsv").exists()]
+
+
+def refuse_stale(out: Path, splits: Collection[str]) -> None:
+    """Raise ConfigError where a manifest of an earlier run would stay beside those of these splits."""
+    if stale := stale_manifests(out, splits):
+        raise ConfigError(
+            f"{stale[0]}: there from an earlier run, and its clips may now be in other splits too; expected the "
+            "manifests of this run alone; delete it or choose another --out"
+        )
 
 
 def write_labelled(

@@ -16,7 +16,7 @@ from mae_ast_fairseq import __version__
 from mae_ast_fairseq.errors import one_line, printable
 from mae_ast_fairseq.files import atomic_write
 from mae_ast_fairseq.report import curves
-from mae_ast_fairseq.report.results import Results, Score, read_results
+from mae_ast_fairseq.report.results import MAX_ON_PAGE, MAX_PICTURES, Results, Score, read_results
 from mae_ast_fairseq.report.runs import Run, flat, names_of
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -73,7 +73,9 @@ def write_report(out: Path, runs: Sequence[Run], problems: Sequence[str]) -> tup
         problems: runs that cannot be read and why, a line each.
     """
     names, fields = names_of(runs), differing_fields([run.config for run in runs])
-    results = [read_results(run.folder) for run in runs]
+    # A page of many runs stays one that a phone opens.
+    max_pictures = min(MAX_PICTURES, max(2, MAX_ON_PAGE // len(runs)))
+    results = [read_results(run.folder, max_pictures) for run in runs]
     summaries = {
         name: {**summary(run, found), "fields": {field: values[place] for field, values in fields.items()}}
         for place, (name, run, found) in enumerate(zip(names, runs, results, strict=True))
@@ -124,7 +126,7 @@ def summary(run: Run, results: Results) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """Return a value for JSON: scores by the names of their parts, null for what is not finite."""
     if isinstance(value, Score):
-        return {name: part for name, part in value._asdict().items() if part is not None}
+        return {name: _plain(part) for name, part in value._asdict().items() if part is not None}
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

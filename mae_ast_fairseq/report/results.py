@@ -17,6 +17,8 @@ PICTURES = "pictures"
 OF_AN_UPDATE = re.compile(r"_update[0-9]+(?=[.]png$)")
 MAX_PICTURES = 24
 """of a run that are shown"""
+MAX_ON_PAGE = 48
+"""about so many of all runs"""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -41,7 +43,7 @@ class Results(NamedTuple):
     num_pictures: int = 0
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path, max_pictures: int = MAX_PICTURES) -> Results:
     """Read what lies in a run's folder."""
     found = Results({}, {}, [])
     for command, read in (("probe", _probed), ("evaluate", _evaluated)):
@@ -50,11 +52,11 @@ def read_results(folder: Path) -> Results:
                 found.scores.update({printable(f"{path.stem}: {of}"): scores for of, scores in read(read_json(path))})
             except OSError as error:
                 found.problems.append(f"{path}: cannot be read ({error.strerror})")
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 found.problems.append(f"{path}: other content was found; expected what mae-ast {command} --json prints")
     home = folder / PICTURES
     paths = sorted(home.rglob("*.png"), key=natural)
-    for path in _first_and_last(paths)[:MAX_PICTURES]:
+    for path in _first_and_last(paths)[:max_pictures]:
         try:
             with open_regular(path) as stream:
                 content = stream.read()

@@ -41,7 +41,8 @@ class Run:
     recipe: str
     is_cut: bool
     """whether the log's last line is half written, as a kill leaves it"""
-    is_running: bool
+    running: str
+    """what is known of a process that holds the run's folder; empty where there is none"""
 
     @property
     def num_updates(self) -> int:
@@ -55,8 +56,8 @@ class Run:
         last_epoch = max((line.get("epoch", 0) for line in self.some("train")), default=0)
         if (max_update and self.num_updates >= max_update) or (max_epoch and last_epoch >= max_epoch):
             return "finished"
-        if self.is_running:
-            return "running"
+        if self.running:
+            return self.running
         if self.is_cut or not any(self.setting(name) > 0 for name in ENDS_EARLY):
             return "cut off" if self.is_cut or self.config else "of unknown length"
         return "ended early"
@@ -188,7 +189,7 @@ def read_run(folder: Path) -> Run:
         )
     config, hydra = (_read_yaml(folder / name) for name in (CONFIG, f"{HYDRA}/hydra.yaml"))
     recipe = hydra.get("hydra.job.config_name") or config.get("model._name") or "unknown"
-    return Run(folder, lines, config, printable(str(recipe)), is_cut, _is_running(folder / LOCK))
+    return Run(folder, lines, config, printable(str(recipe)), is_cut, _running(folder / LOCK))
 
 
 def _clean(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,12 +202,14 @@ def _clean(line: Mapping[str, Any]) -> dict[str, Any]:
     return {**figures, "kind": str(line.get("kind")), "subset": printable(str(line.get("subset")))}
 
 
-def _is_running(lock: Path) -> bool:
+def _running(lock: Path) -> str:
     """Return whether the process that holds the run's folder lives; of another machine's that cannot be known."""
     with suppress(OSError, ValueError):
         owner = re.fullmatch(r"process (\d+) on (.+)\n", lock.read_text())
-        return owner is not None and owner[2] == socket.gethostname() and Path("/proc", owner[1]).exists()
-    return False
+        if owner and owner[2] != socket.gethostname():
+            return printable(f"running on {owner[2]}, or killed")
+        return "running" if owner and Path("/proc", owner[1]).exists() else ""
+    return ""
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_ast_fairseq.corpus.divide import SPLITS, check_whole, describe_rare, divide
-from mae_ast_fairseq.corpus.script import split_side
+from mae_ast_fairseq.corpus.divide import check_whole, describe_rare, divide
+from mae_ast_fairseq.corpus.script import SPLITS, split_side
 from mae_ast_fairseq.errors import ConfigError
 
 fractions = st.fixed_dictionaries({"valid": st.floats(0.05, 0.4), "test": st.sampled_from([0.0, 0.1, 0.3])})

@@ -55,6 +55,14 @@ def test_fsdd_tests_on_one_speaker(run, recordings, refusal, warning):
     assert len(splits["train"]) + len(splits["test"]) == 3000
 
 
+def test_a_split_of_an_earlier_run_is_not_left_beside_others(run, tmp_path, capsys):
+    folder = write_silence(tmp_path / "LibriSpeech", *(f"train-clean-100/1/2/1-2-{n:04}.flac" for n in range(20)))
+    assert {"train", "valid"} <= set(run("librispeech.py", folder, "--valid", "0.5"))
+    capsys.readouterr()
+    run("librispeech.py", folder, code=2)
+    assert f"{tmp_path / 'out' / 'valid.tsv'}: there from an earlier run" in capsys.readouterr().err
+
+
 def test_librispeech_splits_by_subset(run, tmp_path, warning):
     folder = write_silence(
         tmp_path / "LibriSpeech",

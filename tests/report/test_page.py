@@ -77,6 +77,12 @@ def test_the_page_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     assert any(each.startswith(f"{MAX_PICTURES} of {MAX_PICTURES + 2};") for each in page.texts)
 
 
+def test_a_page_of_many_runs_shows_fewer_pictures_of_each(tmp_path: Path) -> None:
+    runs = [with_pictures(write_run(tmp_path / f"run{number}"), 6) for number in range(12)]
+    _, _, page = report(tmp_path / "out", *runs)
+    assert len([each for each in page.attributes("src") if each.startswith("data:")]) == 12 * 4
+
+
 def test_what_people_write_is_text_and_nothing_else(tmp_path: Path) -> None:
     name = SCRIPT.replace("/", "\N{BIG SOLIDUS}") + '"&|`\n'
     folder = with_pictures(write_run(tmp_path / name), 1)

@@ -40,7 +40,8 @@ def test_commands_still_print_what_is_read_here(tmp_path: Path) -> None:
     write_json(tmp_path / "probe.json", EVALUATION)
     wrong = json.loads(json.dumps(PROBE).replace("0.75", '"many"'))
     write_json(tmp_path / "probe-b.json", wrong)
-    assert len(read_results(tmp_path).problems) == 2
+    (tmp_path / "probe-c.json").write_text(json.dumps(PROBE).replace("0.75", "1" + 400 * "0"))
+    assert len(read_results(tmp_path).problems) == 3
 
 
 def test_pictures_are_found_below_their_folder(tmp_path: Path) -> None:

@@ -58,10 +58,11 @@ def test_a_run_whose_process_lives_is_running(tmp_path: Path) -> None:
     lock = write_run(tmp_path / "a", last=20) / "checkpoints" / ".lock"
     lock.parent.mkdir()
     states = []
-    for owner in (f"process {os.getpid()} on {socket.gethostname()}\n", f"process 4194305 on {socket.gethostname()}\n"):
-        lock.write_text(owner)
+    here = socket.gethostname()
+    for owner in (f"process {os.getpid()} on {here}", f"process 4194305 on {here}", "process 1 on node7"):
+        lock.write_text(f"{owner}\n")
         states.append(read_run(tmp_path / "a").state)
-    assert states == ["running", "cut off"]
+    assert states == ["running", "cut off", "running on node7, or killed"]
 
 
 def test_without_a_config_nobody_knows_how_long_it_was_to_be(tmp_path: Path) -> None:
