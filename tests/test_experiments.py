@@ -11,7 +11,7 @@ import pytest
 from mae_ast_fairseq.errors import UserError
 from tests.test_recipes import EXAMPLES, composed
 
-FOLDER = EXAMPLES / "experiments"
+FOLDER, ROOT = EXAMPLES / "experiments", EXAMPLES.parent
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:\s*'\w+' is validated against ConfigStore schema")
 
@@ -146,11 +146,21 @@ def test_a_table_has_means_over_seeds_what_was_not_run_and_what_was_published(ex
     results = {cell: result_of(cell, accuracy) for cell, accuracy in zip(done, (0.4, 0.5), strict=True)}
     bare = next(cell for cell in cells if cell.pretext == "classification")
     results[bare] = {**bare._asdict(), "curve": []}  # of a machine without the sets
-    text = experiments.tables.as_markdown("pretext", "cpu", results, {})
+    text = experiments.tables.as_markdown(["pretext"], "cpu", results, {})
     assert "2 of 3" in text and "45.0 ± 7.1" in text and "75.0 ± 0.0" in text
     assert "not run" in text.split("best readout")[0].split("MAE-AST, reconstruction")[1].splitlines()[0]
-    (published,) = [line for line in experiments.tables.published().splitlines() if "MAE-AST patch, 12" in line]
+    (published,) = [line for line in text.splitlines() if "MAE-AST patch, 12" in line]
     assert [cell.strip() for cell in published.split("|")[2:8]] == ["30.6", "90.0", "97.9", "95.8", "", "59.8"]
+
+
+def test_the_page_of_tables_is_that_of_the_results_that_are_kept(experiments):
+    kept = ROOT / "docs" / "experiments"
+    results = experiments.cells.read_results(kept / "results.jsonl")
+    costs = kept / "costs_cpu.json"
+    benchmark = json.loads(costs.read_text()) if costs.is_file() else {}
+    page = (kept / "tables_cpu.md").read_text(encoding="utf-8")
+    text = experiments.tables.as_markdown(experiments.cells.TABLES, "cpu", results, benchmark)
+    assert page == f"# What was measured\n\n{text}\n"
 
 
 @pytest.mark.parametrize("given", ["esc50", "esc51=data", "esc50=nowhere"])

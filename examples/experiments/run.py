@@ -84,12 +84,15 @@ def run(args: argparse.Namespace) -> int:
             failed += "ssast" in args.tables and not measure_costs(args.scale, args.out, _costs(path, args.scale))
     results, costs = read_results(path), _costs(path, args.scale)
     benchmark = json.loads(costs.read_text()) if costs.is_file() else {}
+    print(tables.as_markdown(args.tables, args.scale, results, benchmark))
+    if results:
+        page = tables.as_markdown(TABLES, args.scale, results, benchmark)
+        with atomic_write(path.with_name(f"tables_{args.scale}.md")) as stream:
+            stream.write(f"# What was measured\n\n{page}\n".encode())
     for table in args.tables:
-        print(tables.as_markdown(table, args.scale, results, benchmark), end="\n\n")
         rows = tables.rows_of(table, cells_of(table, args.scale), results)
         if any(rows.values()):
             tables.draw_curves(path.with_name(f"{table}_{args.scale}.png"), rows)
-    print(tables.published())
     return 1 if failed else 0
 
 

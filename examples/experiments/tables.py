@@ -33,12 +33,17 @@ Rows = Mapping[str, Sequence[Result]]
 """results of a row's cells, one a seed"""
 
 
-def as_markdown(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapping[str, Any]) -> str:
+def as_markdown(names: Sequence[str], scale: str, results: Mapping[Cell, Result], benchmark: Mapping[str, Any]) -> str:
+    """Write tables of a scale, with what `mae-ast benchmark` said of its models, and behind them what was published."""
+    return "\n\n".join([*(_one(name, scale, results, benchmark) for name in names), _published()])
+
+
+def _one(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapping[str, Any]) -> str:
     """Write a table of a scale: what models are worth, and for SSAST's what they cost."""
     cells = cells_of(table, scale)
     num_seeds = len({cell.seed for cell in cells})
     rows = rows_of(table, cells, results)
-    parts = [f"### {table}, {scale} scale"]
+    parts = [f"## {table}, {scale} scale"]
     if scale == "cpu":
         for readout, title in {"mean": "mean of the tokens, as in the paper", "best": "best readout"}.items():
             parts += [f"Probes, {title}: accuracy in percent", _worth(rows, num_seeds, readout)]
@@ -50,13 +55,12 @@ def as_markdown(table: str, scale: str, results: Mapping[Cell, Result], benchmar
     return "\n\n".join(parts)
 
 
-def published() -> str:
-    """Write what the paper found, fine-tuned."""
+def _published() -> str:
     lines = [
         [f"{model} {tokens}, {layers} layers", *("" if value is None else f"{value:.1f}" for value in values)]
         for (model, tokens, layers), values in PUBLISHED.items()
     ]
-    return "### As published, in percent\n\n" + _table(lines, ["", *COLUMNS])
+    return "## As published, in percent\n\n" + _table(lines, ["", *COLUMNS])
 
 
 def rows_of(table: str, cells: Sequence[Cell], results: Mapping[Cell, Result]) -> Rows:
