@@ -170,6 +170,11 @@ def test_a_corpus_that_is_not_there_is_one_line(experiments, tmp_path, capsys, g
     assert capsys.readouterr().err.startswith(f"run.py: --corpora {given}: ")
 
 
+def test_recordings_that_are_not_there_are_one_line(experiments, tmp_path, capsys):
+    assert experiments.run.main(["ssast", "--out", str(tmp_path), "--fsdd", str(tmp_path / "gone")]) == 2
+    assert capsys.readouterr().err == f"run.py: --fsdd {tmp_path / 'gone'}: there is no such folder\n"
+
+
 def test_fine_tuning_on_digits_tests_speakers_that_it_did_not_hear(experiments, monkeypatch, tmp_path):
     names = [f"{digit}~{speaker}~{take}.wav" for speaker in "abcdef" for digit in range(2) for take in range(12)]
     targets = np.array([int(name[0]) for name in names])

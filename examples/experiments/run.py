@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data",
         help="manifests to pretrain on, several as a:b (default: the open corpus of manifests/debian.py)",
     )
-    add("--fsdd", type=existing, help="recordings of FSDD, for the cpu scale's digits")
-    add("--samples", type=existing, help="samples named kind_description, for one more probe set of the cpu scale")
+    add("--fsdd", type=Path, help="recordings of FSDD, for the cpu scale's digits")
+    add("--samples", type=Path, help="samples named kind_description, for one more probe set of the cpu scale")
     add("--corpora", nargs="+", default=[], metavar="NAME=FOLDER", help="for the paper scale, of manifests/")
     add("--results", type=Path, help="what is done (default: OUT/results.jsonl)")
     add("--workers", type=int, default=1, help="cells at a time, a core each (default: %(default)s)")
@@ -64,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def existing(text: str) -> str:
-    """Return the path of a folder that is there."""
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: no such folder")
-    return str(Path(text).resolve())
+def existing(option: str, folder: Path | None) -> str | None:
+    """Return the path of a folder, which may be left out; raises ConfigError where it is not there."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"{option} {folder}: there is no such folder")
+    return folder and str(folder.resolve())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +106,8 @@ def _costs(results: Path, scale: str) -> Path:
 
 def run_cells(args: argparse.Namespace, wanted: Sequence[Cell], path: Path) -> int:
     """Run the cells that are not done, some at a time, and note each as it ends; returns how many failed."""
-    place = Place(str(args.out.resolve()), args.data, args.fsdd, args.samples, downstream.check_corpora(args.corpora))
+    fsdd, samples = (existing(f"--{name}", getattr(args, name)) for name in ("fsdd", "samples"))
+    place = Place(str(args.out.resolve()), args.data, fsdd, samples, downstream.check_corpora(args.corpora))
     names = probe_names(place) if args.scale == "cpu" else set()
     results = read_results(path)
     todo = [cell for cell in wanted if not is_done(results.get(cell, {}), place, args.scale, names)]
