@@ -29,7 +29,7 @@ def test_the_model_s_fields_are_the_recipe_s() -> None:
 
 
 def test_a_copied_recipe_composes_with_examples_and_hydra_s_own_words_do_no_harm(tmp_path: Path) -> None:
-    path = changed_recipe(tmp_path, "encoder_layers: 4", "encoder_layers: 5")
+    path = changed_recipe(tmp_path, "decoder_embed_dim: 192", "encoder_layers: 5")
     recipe = read_recipes([path])[path]
     assert (recipe.model.encoder_layers, recipe.model.encoder_embed_dim) == (5, 192)
     assert recipe.common.user_dir == "benchmark/mae_ast_fairseq"
@@ -97,10 +97,10 @@ def test_what_is_not_there_is_named(names: list[str], settings: list[str], messa
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("defaults: [/base/decoder, _self_]", "", "no recipe of pretraining"),
+        ("defaults: [/base/decoder, /base/tiny, _self_]", "", "no recipe of pretraining"),
         ("/base/decoder", "/base/encoder", r"cannot be read \(.*base/encoder"),
-        ("encoder_layers: 4", "_name: hubert", "cannot be read"),
-        ("encoder_layers: 4", "encoder_layer: 4", r"cannot be read \(.*encoder_layer"),
+        ("decoder_embed_dim: 192", "_name: hubert", "cannot be read"),
+        ("decoder_embed_dim: 192", "encoder_layer: 4", r"cannot be read \(.*encoder_layer"),
         ("\nmodel:", "\nmodel: [", "cannot be read"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_recipe_of_ones_own_is_a_path_or_a_name_in_a_folder(files, arguments, 
 
 def test_a_copy_of_our_recipe_is_not_taken_for_ours(tmp_path, capsys):
     text = (EXAMPLES / "recipes" / "mae_ast_tiny.yaml").read_text()
-    (tmp_path / "mae_ast_tiny.yaml").write_text(text.replace("encoder_layers: 4", "encoder_layers: 7"))
+    (tmp_path / "mae_ast_tiny.yaml").write_text(text.replace("decoder_embed_dim: 192", "encoder_layers: 7"))
     assert shown(capsys, "./mae_ast_tiny.yaml")["model"]["encoder_layers"] == 7
 
 

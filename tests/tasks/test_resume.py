@@ -41,7 +41,7 @@ FREE_CHANGES = {
     "task": {
         "mask_type": "random_mask", "random_crop": "false", "max_bad_fraction": 0.5, "max_skipped_updates": 3,
         "persistent_workers": "false",
-        "on_changed_data": "refuse", "read_timeout_seconds": 60,
+        "on_changed_data": "refuse", "read_timeout_seconds": 60, "log_reconstructions": 1,
     },
     "criterion": {"reconstruction_weight": 1, "classification_weight": 2},
     "optimizer": {"adam_betas": "'(0.5,0.6)'", "adam_eps": 0.01, "weight_decay": 0.5},
