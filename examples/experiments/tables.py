@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 NOT_RUN = "not run"
 COLUMNS = [short for _, _, short in CORPORA.values()]
-PUBLISHED = {  # of the paper's tables 1 and 2, in percent, by model, tokens and layers; in the order of COLUMNS
+PUBLISHED = {  # fine-tuned, in percent, by model, tokens and layers; in the order of COLUMNS
     ("SSAST", "patch", 12): (28.6, 88.8, 98.0, 96.0, 64.3, 59.6),
     ("SSAST", "frame", 12): (None, 85.9, 98.1, 96.7, 80.8, 60.5),
     ("MAE-AST", "patch", 6): (28.3, 88.6, 97.4, 95.0, 37.6, 58.7),
