@@ -202,7 +202,7 @@ def test_it_is_off_by_default_and_no_field_of_classification(corpus, tmp_path, d
 
 
 def test_a_number_below_0_is_an_error(corpus):
-    with pytest.raises(UserError, match=r"task\.log_reconstructions: -1 was given; expected 0 or more"):
+    with pytest.raises(UserError, match=r"task\.log_reconstructions: -1 was given; expected 0 to 64"):
         build("mae_ast_tiny", f"task.data={corpus}", *SMALL, "task.log_reconstructions=-1")
 
 
