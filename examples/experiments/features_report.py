@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from tables import mean_percent
 from tabulate import tabulate
 
 Result = dict[str, Any]
@@ -62,18 +63,10 @@ def last_of(probes: Sequence[Result], model: str, **wanted: Any) -> list[float]:
     return [result["accuracy"] for result in some if result["model"] == name]
 
 
-def cell(values: Sequence[float]) -> str:
-    """Write a mean in percent, with the deviation of several."""
-    if not values:
-        return ""
-    text = f"{100 * np.mean(values):.1f}"
-    return text if len(values) == 1 else f"{text} ± {100 * np.std(values, ddof=1):.1f}"
-
-
 def probe_table(probes: Sequence[Result], sets: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> str:
     """Write accuracies by set, mean and deviation over seeds."""
     table = [
-        [name, *(cell(last_of(probes, model, set=one, readout=readout)) for one in sets)]
+        [name, *(mean_percent(last_of(probes, model, set=one, readout=readout)) for one in sets)]
         for name, model, readout in rows
     ]
     return tabulate(table, headers=["", *sets], tablefmt="github", disable_numparse=True)
@@ -88,7 +81,7 @@ def few_shot_table(shots: Sequence[Result]) -> str:
         for number in numbers:
             some = [result for result in shots if result["method"] == method and result["shots"] == number]
             by_seed = [[r["accuracy"] for r in some if r["seed"] == seed] for seed in sorted({r["seed"] for r in some})]
-            row.append(cell([float(np.mean(values)) for values in by_seed if len(values) == 6]))
+            row.append(mean_percent([float(np.mean(values)) for values in by_seed if len(values) == 6]))
         table.append(row)
     return tabulate(table, headers=["", *(str(n or "all") for n in numbers)], tablefmt="github", disable_numparse=True)
 
@@ -97,7 +90,9 @@ def last_layer_table(some: Sequence[Result], sets: Sequence[str]) -> str:
     """Write what the mean of the last layer alone is worth, of each model."""
     found = {(result["model"], result["set"]): result["accuracy"] for result in some}
     models = dict.fromkeys(model for model, _ in found)
-    table = [[model, *(cell([found[model, name]]) for name in sets if (model, name) in found)] for model in models]
+    table = [
+        [model, *(mean_percent([found[model, name]]) for name in sets if (model, name) in found)] for model in models
+    ]
     return tabulate(table, headers=["", *sets], tablefmt="github", disable_numparse=True)
 
 

@@ -85,11 +85,11 @@ def _worth(rows: Rows, num_seeds: int, readout: str | None) -> str:
         values += [
             [result["fine_tuned"][name] for result in some if name in result.get("fine_tuned", {})] for name in tuned
         ]
-        lines.append([row, f"{len(some)} of {num_seeds}" if some else NOT_RUN, *map(_mean, values)])
+        lines.append([row, f"{len(some)} of {num_seeds}" if some else NOT_RUN, *map(mean_percent, values)])
     return _table(lines, ["", "seeds", *sets, *(f"{name}, fine-tuned" for name in tuned)])
 
 
-def _mean(values: Sequence[float]) -> str:
+def mean_percent(values: Sequence[float]) -> str:
     """Write a mean in percent, with the deviation of several."""
     text = f"{100 * np.mean(values):.1f}" if values else ""
     return text if len(values) < 2 else f"{text} ± {100 * np.std(values, ddof=1):.1f}"
