@@ -4,20 +4,25 @@
 elsewhere, and not where another plugin's task is trained or one of our checkpoints is loaded.
 """
 
+import atexit
 import functools
 import math
 import os
+import queue
 import shutil
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fairseq
 import torch
 from fairseq import checkpoint_utils, utils
+from fairseq.data.iterators import BackgroundConsumer
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.logging import progress_bar
@@ -39,6 +44,7 @@ VERSION = "0.12"
 MASTERS = "master_weights"
 NUM_TRIES, PAUSE_SECONDS = 3, 2.5
 _COPIED_BYTES = 1 << 24
+MAX_SECONDS_OF_READERS = 5.0
 
 
 def install() -> None:
@@ -59,6 +65,8 @@ def install() -> None:
     _patch(Trainer, "clip_grad_norm", _skip_non_finite)
     _patch(Trainer, "load_checkpoint", partners_needed())
     _patch(progress_bar, "progress_bar", _follow)
+    atexit.unregister(_end_readers)
+    atexit.register(_end_readers)
     if command := sys.modules.get("fairseq_cli.train"):
         _patch(command, "train", _unless_finished)
         _patch(command, "validate_and_save", _stop_when_asked)
@@ -71,6 +79,20 @@ def _patch(owner: Any, name: str, patch: Callable[[Any], Any]) -> None:
     patched = patch(original)
     patched.is_patch = True
     setattr(owner, name, patched)
+
+
+def _end_readers() -> None:
+    """Let the threads that read ahead end before the interpreter does: one that is in a torch operation then aborts it.
+
+    Each ends after the batch that it makes, for which it may need room in its queue.
+    """
+    latest = time.monotonic() + MAX_SECONDS_OF_READERS
+    for reader in threading.enumerate():
+        if isinstance(reader, BackgroundConsumer):
+            reader._max_len = 0
+            while reader.is_alive() and time.monotonic() < latest:
+                with suppress(queue.Empty):
+                    reader._queue.get(timeout=0.1)
 
 
 def _broadcast_plain(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,6 +2,8 @@
 
 import errno
 import shutil
+import subprocess
+import sys
 
 import fairseq
 import pytest
@@ -153,3 +155,31 @@ def test_a_run_on_the_cpu_clips_there_on_a_machine_with_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: "meta")
     assert utils.clip_grad_norm_(gradients((7, 5), (3,)), 2.0).device.type == "cpu"
+
+
+ENDS_WHILE_READING = """
+import sys, time
+import torch
+from fairseq.data.iterators import BufferedIterator
+from mae_ast_fairseq.tasks import patches
+
+class Endless:
+    def __len__(self):
+        return 1 << 30
+
+    def __iter__(self):
+        weights = torch.randn(400, 400)
+        while True:
+            yield [weights @ weights for _ in range(100)]
+
+patches.install()
+batches = BufferedIterator(100_000, Endless())
+next(batches)
+time.sleep(0.5)
+sys.exit(2)
+"""
+
+
+def test_a_run_that_ends_while_its_reader_is_at_work_has_its_own_exit_code():
+    done = subprocess.run([sys.executable, "-c", ENDS_WHILE_READING], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
