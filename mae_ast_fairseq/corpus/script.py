@@ -75,6 +75,10 @@ def write_splits(
     """
     out, root = Path(out), Path(root).resolve()
     placed = _place_all(root, corpus)
+    sides = {
+        path: split_side(path, valid_fraction, seed) if split == TRAIN else split for path, (split, _) in placed.items()
+    }
+    _refuse_stale_beside(out, set(sides.values()))  # before what may take hours
     accepted, rejected = scan(root, num_workers=num_workers, paths=list(placed))
     if not accepted:
         raise AudioError(
@@ -86,15 +90,17 @@ def write_splits(
     for row in accepted:
         split, labels = placed[row.relative_path]
         parts[corpus.part(row.relative_path) if corpus.part else split] += 1
-        if split == "train":
-            split = split_side(row.relative_path, valid_fraction, seed)
-        splits.setdefault(split, []).append((row, labels.split(",") if labels else []))
-    if set(splits) != {TEST}:  # a test part alone may come from a folder of its own, as of Speech Commands
-        refuse_stale(out, splits)
+        splits.setdefault(sides[row.relative_path], []).append((row, labels.split(",") if labels else []))
+    _refuse_stale_beside(out, set(splits))  # fewer where all files of one are broken
     prepare_folder("--out", out)
     write_rejected(out / "rejected.tsv", rejected)
     write_labelled(out, root, splits, corpus.label_order)
     return {split: len(rows) for split, rows in sorted(splits.items())}, parts
+
+
+def _refuse_stale_beside(out: Path, splits: set[str]) -> None:
+    if splits != {TEST}:  # a test part alone may come from a folder of its own, as of Speech Commands
+        refuse_stale(out, splits)
 
 
 def _place_all(root: Path, corpus: Corpus) -> dict[str, tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mae_ast_fairseq.corpus import script
 from mae_ast_fairseq.corpus.script import (
     Corpus,
     compare_with_published,
@@ -13,6 +14,14 @@ from mae_ast_fairseq.corpus.script import (
 from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import AudioError, ConfigError
 from tests.corpus.test_scan import write_noise
+
+
+def test_a_manifest_of_an_earlier_run_is_refused_before_files_are_probed(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "scan", lambda *args, **kwargs: pytest.fail("probed"))
+    write_noise(tmp_path / "a.wav")
+    (tmp_path / "valid.tsv").touch()
+    with pytest.raises(ConfigError, match=r"valid\.tsv: there from an earlier run"):
+        write_splits(tmp_path, tmp_path, Corpus(lambda path: ("train", "")))
 
 
 def test_sides_have_their_golden_values():
