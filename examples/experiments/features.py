@@ -11,7 +11,6 @@ import argparse
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import features_report
 import numpy as np
 import sets
+from downstream import run_command
 from open_corpus import make_open_corpus
 from probing import accuracies, reader
 
@@ -32,6 +32,7 @@ from mae_ast_fairseq.checkpoints.transfer import ARCHITECTURE
 from mae_ast_fairseq.corpus.scan import write_lines
 from mae_ast_fairseq.corpus.synthetic import write_corpus as write_synthetic
 from mae_ast_fairseq.data.manifest import write_manifest
+from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.evaluation import probes, splits
 from mae_ast_fairseq.inference.loading import FileList
 from mae_ast_fairseq.inference.predict import predict
@@ -46,7 +47,7 @@ VARIANT = ("optimization.max_update=2000", "lr_scheduler.total_num_update=3000",
 VARIANT += ("lr_scheduler.warmup_updates=300",)
 SHORT = ("optimization.max_update=500", "lr_scheduler.total_num_update=4000")
 FAILING = (*SHORT, "model.head_init_scale=1.0", "optimization.lr=[0.0007]", "lr_scheduler.warmup_updates=150")
-FLOAT32, FAST = "common.bf16=false", "optimization.lr=[0.002]"
+FLOAT32, BFLOAT16, FAST = "common.bf16=false", "common.bf16=true", "optimization.lr=[0.002]"
 RECORDINGS, SYNTHETIC = "task.data={out}/recordings", "task.data={out}/synthetic"
 FRAME, PATCH = "mae_ast_tiny_frame", "mae_ast_tiny"
 RUNS = {
@@ -58,15 +59,15 @@ RUNS = {
     "frame-chunk": (FRAME, (*VARIANT, "task.mask_type=chunk_mask")),
     "frame-reconstruction": (FRAME, (*VARIANT, "criterion.classification_weight=0")),
     # the recipes' first 500 updates, on three corpora
-    "frame-500-bf16": (FRAME, SHORT),
+    "frame-500-bf16": (FRAME, (*SHORT, BFLOAT16)),
     "patch-500-recordings": (PATCH, (*SHORT, FLOAT32, RECORDINGS)),
-    "patch-500-recordings-bf16": (PATCH, (*SHORT, RECORDINGS)),
+    "patch-500-recordings-bf16": (PATCH, (*SHORT, BFLOAT16, RECORDINGS)),
     "patch-500-synthetic": (PATCH, (*SHORT, FLOAT32, SYNTHETIC)),
-    "patch-500-synthetic-bf16": (PATCH, (*SHORT, SYNTHETIC)),
+    "patch-500-synthetic-bf16": (PATCH, (*SHORT, BFLOAT16, SYNTHETIC)),
     # starts that collapse, or were thought to
     "patch-failing": (PATCH, (*FAILING, FLOAT32)),
     "patch-failing-recordings": (PATCH, (*FAILING, FLOAT32, RECORDINGS)),
-    "patch-failing-recordings-bf16": (PATCH, (*FAILING, RECORDINGS)),
+    "patch-failing-recordings-bf16": (PATCH, (*FAILING, BFLOAT16, RECORDINGS)),
     "frame-failing-recordings": (FRAME, (*FAILING, FLOAT32, RECORDINGS)),
     "patch-failing-synthetic": (PATCH, (*FAILING, FLOAT32, SYNTHETIC)),
     "patch-failing-lr-0.002": (PATCH, (*FAILING, FLOAT32, FAST)),
@@ -91,9 +92,13 @@ def main() -> int:
     args = parser.parse_args()
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
-    for name, stage in STAGES.items():
-        if args.only in (None, name):
-            stage(args)
+    try:
+        for name, stage in STAGES.items():
+            if args.only in (None, name):
+                stage(args)
+    except (UserError, OSError) as error:
+        print(f"features.py: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -133,7 +138,7 @@ def make_corpus(args: argparse.Namespace) -> None:
 
 def list_audio(folder: Path, data: Path) -> None:
     """Write manifests of a folder's audio."""
-    subprocess.run(["mae-ast", "manifest", folder, "--out", data], check=True)
+    run_command("manifest", folder, "--out", data, log=data.with_name(f"{data.name}_said.log"))
 
 
 # --- pretraining
@@ -152,17 +157,12 @@ def train(out: Path, name: str) -> None:
         return
     recipe, overrides = RUNS[name]
     every = 100 if overrides[:2] == SHORT else 1000
-    command = [
-        "fairseq-hydra-train", "--config-dir", str(REPOSITORY / "examples"), "--config-name", recipe,
-        f"common.user_dir={REPOSITORY / 'mae_ast_fairseq'}", f"task.data={out / 'data'}", f"hydra.run.dir={folder}",
-        "common.log_format=json", "common.log_interval=100",
+    run_command(
+        "train", recipe, f"task.data={out / 'data'}", f"hydra.run.dir={folder}",
         f"dataset.validate_interval_updates={every}", "dataset.validate_interval=1000",
         "checkpoint.save_interval_updates=1000", "checkpoint.save_interval=1000",
-        *(override.format(out=out) for override in overrides),
-    ]  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "train.log").open("a") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+        *(override.format(out=out) for override in overrides), log=folder / "train_said.log",
+    )  # fmt: skip
     (folder / "done").touch()
 
 
@@ -264,15 +264,12 @@ def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
     if job.method == "scratch":  # the same network; layer-wise decay is for what is pretrained
         fields = {name: getattr(read_checkpoint(path).model, name) for name in ARCHITECTURE}
         begin = [*(f"model.{name}={value}" for name, value in fields.items()), "model.layer_decay=1.0"]
-    command = [
-        "fairseq-hydra-train", "--config-dir", str(REPOSITORY / "examples"), "--config-name", "finetune_fsdd",
-        f"common.user_dir={REPOSITORY / 'mae_ast_fairseq'}", f"task.data={folder}", f"hydra.run.dir={folder}",
-        f"common.seed={job.seed + 1}", "optimization.max_update=200", "lr_scheduler.warmup_updates=20",
-        "dataset.disable_validation=true", "checkpoint.save_interval=1000000",
-        "checkpoint.no_save_optimizer_state=true", *begin,
-    ]  # fmt: skip
-    with (folder / "train.log").open("w") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+    run_command(
+        "train", "finetune_fsdd", f"task.data={folder}", f"hydra.run.dir={folder}", f"common.seed={job.seed + 1}",
+        "optimization.max_update=200", "lr_scheduler.warmup_updates=20", "dataset.disable_validation=true",
+        "checkpoint.save_interval=1000000", "checkpoint.no_save_optimizer_state=true", BFLOAT16, *begin,
+        log=folder / "train_said.log",
+    )  # fmt: skip
     last = folder / "checkpoints" / "checkpoint_last.pt"
     clips = FileList([manifest.path(row) for row in split.test.tolist()])
     found = predict(build_model(read_checkpoint(last)), clips, window_samples=160_000, hop_samples=160_000)

@@ -1,7 +1,6 @@
 """The tables and pictures of docs/features, from results and the logs of the runs."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from tables import mean_percent
 from tabulate import tabulate
+
+from mae_ast_fairseq.figures import FILE_NAME, read_figures
 
 Result = dict[str, Any]
 
@@ -29,7 +30,6 @@ ROWS = (  # of the table of probes: what it is called, the model's name, the rea
 VARIANTS = ("frame-2000", "frame-lr-0.001", "frame-chunk", "frame-reconstruction")
 SIDE_BY_SIDE = ("patch-500-recordings-bf16", "patch-failing-recordings-bf16")
 FIGURES = {"token_spread": "spread", "effective_rank": "rank", "content_gain": "gain"}
-_VALIDATION = re.compile(r"\[valid\]\[INFO\] - (\{.*\})")
 
 
 def write(out: Path, results: Sequence[Result], docs: Path) -> None:
@@ -37,7 +37,7 @@ def write(out: Path, results: Sequence[Result], docs: Path) -> None:
     probes = [result for result in results if result["stage"] == "probe"]
     shots = [result for result in results if result["stage"] == "few-shot"]
     sets = list(dict.fromkeys(result["set"] for result in probes))
-    runs = {path.parent.name: validations(path) for path in sorted(out.glob("runs/*/train.log"))}
+    runs = {path.parent.name: validations(path) for path in sorted(out.glob(f"runs/*/{FILE_NAME}"))}
     tables = [
         probe_table(probes, sets, ROWS),
         probe_table(probes, sets, [(name, name, BEST) for name in VARIANTS]),
@@ -98,8 +98,7 @@ def last_layer_table(some: Sequence[Result], sets: Sequence[str]) -> str:
 
 def validations(log: Path) -> list[dict[str, float]]:
     """Return what a run logged of its validations."""
-    found = _VALIDATION.findall(log.read_text(encoding="utf-8", errors="replace"))
-    return [{key.removeprefix("valid_"): float(value) for key, value in json.loads(one).items()} for one in found]
+    return [figures for figures in read_figures(log) if figures["kind"] == "valid"]
 
 
 def health_table(runs: dict[str, list[dict[str, float]]]) -> str:
