@@ -63,15 +63,14 @@ def draw() -> Any:
     cases = list(product(GRIDS, STRATEGIES))
     width, height = CLIP_SIZE
     figure = Figure(figsize=(width * len(RATIOS), len(cases) * (len(BATCH) * height + 0.4) + 0.4), layout="constrained")
-    parts = figure.subfigures(len(cases), len(RATIOS))
+    panels = figure.subplots(len(cases) * len(BATCH), len(RATIOS), sharex=True)
     for (row, (tokens, name)), (column, ratio) in product(enumerate(cases), enumerate(RATIOS)):
         drawn = masks(Masking(name, ratio), GRIDS[tokens], len(batch[0]))
-        axes = parts[row, column].subplots(len(BATCH), 1, sharex=True)
+        axes = panels[row * len(BATCH) : (row + 1) * len(BATCH), column]
         num_visible, num_tokens = len(drawn[0].visible), len(drawn[0].visible) + len(drawn[0].masked)
         axes[0].set_title(f"{name}, {tokens}, {ratio:.0%}: {num_visible} of {num_tokens} visible", fontsize="small")
         for ax, frames, mask in zip(axes, batch, drawn, strict=True):
             _draw_clip(ax, frames, is_masked(mask, GRIDS[tokens]))
-        axes[-1].tick_params(labelbottom=row == len(cases) - 1)
     figure.supxlabel("time (s)", fontsize="small")
     return figure
 

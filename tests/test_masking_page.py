@@ -35,9 +35,10 @@ def test_the_script_draws_every_strategy_at_every_ratio(script, tmp_path):
     save_figure(tmp_path / "masking.png", lambda: drawn.append(script["draw"]()) or drawn[0])
     assert (tmp_path / "masking.png").read_bytes().startswith(b"\x89PNG")
     shown = {}
-    for part in np.ravel(drawn[0].subfigs):
-        title = part.axes[0].get_title()
-        shown[title.partition(":")[0]] = [ax.images[0].get_array() for ax in part.axes]
+    for column in np.array(drawn[0].axes).reshape(-1, 3).T:
+        for first, second in column.reshape(-1, 2):
+            title = first.get_title().partition(":")[0]
+            shown[title] = [ax.images[0].get_array() for ax in (first, second)]
     kinds = product(STRATEGIES, ("patches", "frames"), ("50%", "75%", "85%"))
     assert shown.keys() == {f"{name}, {tokens}, {ratio}" for name, tokens, ratio in kinds}
     for title, clips in shown.items():
