@@ -8,7 +8,7 @@ from mae_ast_fairseq.checkpoints.names import checkpoint_path
 from mae_ast_fairseq.cli.model import add_ignore_unknown, check_out
 from mae_ast_fairseq.cli.printing import print_result
 
-EXAMPLE = "mae-ast average checkpoints/checkpoint[0-9]*.pt --out averaged.pt"
+EXAMPLE = "mae-ast average runs/a/checkpoints/checkpoint[0-9]*.pt --out averaged.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from mae_ast_fairseq.errors import ConfigError, ManifestError, printable
 from mae_ast_fairseq.extras import require
 from mae_ast_fairseq.files import check_file
 
-EXAMPLE = "mae-ast check manifests/speech/train.tsv --fix manifests/clean/train.tsv"
+EXAMPLE = "mae-ast check data/train.tsv --fix data/clean/train.tsv"
 
 NUM_SHOWN_WARNINGS = 3
 """Of each kind."""

@@ -19,7 +19,7 @@ from mae_ast_fairseq.evaluation.scores import CONFIDENCE, bootstrap, class_metri
 from mae_ast_fairseq.inference.loading import BrokenFiles
 from mae_ast_fairseq.rng import Stream, generator
 
-EXAMPLE = "mae-ast evaluate checkpoints/checkpoint_best.pt --data manifests/digits --split test"
+EXAMPLE = "mae-ast evaluate runs/b/checkpoints/checkpoint_best.pt --data labelled --split test"
 
 BOOTSTRAP_SEED = 1337
 

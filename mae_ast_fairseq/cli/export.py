@@ -12,8 +12,8 @@ from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.inference.encoder import PRECISIONS
 
 EXAMPLE = (
-    "mae-ast export checkpoints/checkpoint_best.pt --to s3prl --out mae_ast.pt\n"
-    "  mae-ast export checkpoints/checkpoint_best.pt --to huggingface --out my_model"
+    "mae-ast export runs/a/checkpoints/checkpoint_best.pt --to s3prl --out mae_ast.pt\n"
+    "  mae-ast export runs/a/checkpoints/checkpoint_best.pt --to huggingface --out my_model"
 )
 
 HUGGINGFACE = "huggingface"

@@ -43,7 +43,7 @@ from mae_ast_fairseq.inference.loading import NUM_WORKERS, BrokenFiles, FileList
 from mae_ast_fairseq.nn.encoder import SpectrogramEncoder
 from mae_ast_fairseq.nn.readout import LAST, READOUTS, check_readout, layer_numbers, parse_layers, readout_width
 
-EXAMPLE = "mae-ast extract checkpoints/checkpoint_best.pt --manifest manifests/speech/train.tsv --out features"
+EXAMPLE = "mae-ast extract runs/a/checkpoints/checkpoint_best.pt --manifest data/train.tsv --out features"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ from mae_ast_fairseq.files import check_file, prepare_folder
 
 MAX_ENDINGS = 8  # of names, by which the files that are passed over are counted
 
-EXAMPLE = "mae-ast manifest /data/speech --out manifests/speech --valid 0.1 --test 0.1 --group-folder 1"
+EXAMPLE = "mae-ast manifest /folder/of/audio --out data --valid 0.1 --test 0.1 --group-folder 1"
 
 DEFAULT_VALID = "0.05"
 

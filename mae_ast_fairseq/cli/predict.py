@@ -31,7 +31,7 @@ from mae_ast_fairseq.nn.classifier import AudioClassifier
 from mae_ast_fairseq.nn.fbank import SAMPLE_RATE, num_frames
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS
 
-EXAMPLE = "mae-ast predict checkpoints/checkpoint_best.pt recordings/ --top 3"
+EXAMPLE = "mae-ast predict runs/b/checkpoints/checkpoint_best.pt recordings/ --top 3"
 
 COLUMNS = ("file", "part", "start", "end", "rank", "label", "probability")
 

@@ -39,7 +39,7 @@ from mae_ast_fairseq.nn.readout import (
     possible_readouts,
 )
 
-EXAMPLE = "mae-ast probe checkpoints/checkpoint_best.pt --data manifests/digits --split train test --folds 5"
+EXAMPLE = "mae-ast probe runs/a/checkpoints/checkpoint_best.pt --data labelled --split train test --folds 5"
 
 METRICS = {False: ("accuracy", "balanced_accuracy", "macro_auc"), True: ("mAP", "macro_auc", "d_prime")}
 TRAINED, RANDOM, LOG_MEL = "checkpoint", "random weights", "log-Mel"

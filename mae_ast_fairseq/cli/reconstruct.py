@@ -42,7 +42,7 @@ from mae_ast_fairseq.nn.masked import MaskedPredictor
 from mae_ast_fairseq.nn.tokens import MIN_TOKENS, TokenGrid
 from mae_ast_fairseq.rng import Stream, generator
 
-EXAMPLE = "mae-ast reconstruct checkpoints/checkpoint_best.pt --manifest manifests/speech/valid.tsv --out pictures"
+EXAMPLE = "mae-ast reconstruct runs/a/checkpoints/checkpoint_best.pt --manifest data/valid.tsv --out pictures"
 
 SCORES = ("mse", "baseline", "info_nce", "accuracy", "chance")
 

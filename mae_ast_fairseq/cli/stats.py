@@ -15,7 +15,7 @@ from mae_ast_fairseq.data.manifest import read_manifest
 from mae_ast_fairseq.errors import ConfigError, printable
 from mae_ast_fairseq.files import check_file
 
-EXAMPLE = "mae-ast stats manifests/speech/train.tsv"
+EXAMPLE = "mae-ast stats data/train.tsv"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
