@@ -25,8 +25,11 @@ class SayWhatIsMissing(SearchPathPlugin):
         if Path(sys.argv[0]).name != COMMAND:
             return
         options = get_args()
+        folder = Path(options.config_dir or ".")
         if options.config_name and not options.config_path:
-            _check_name(options.config_name, Path(options.config_dir or "."))
+            _check_name(options.config_name, folder)
+        elif (folder / "base" / "fairseq.yaml").is_file() and not any("recipes=" in each for each in options.overrides):
+            _check_name("", folder)
         utils: Any = sys.modules["fairseq.utils"]
         utils.import_user_module = _with_field_named(utils.import_user_module)
 

@@ -47,7 +47,10 @@ def test_what_the_readme_shows_of_released_files(golden, corpus, tmp_path, capsy
     file = golden / f"released_{kind}_random.pt"
     shown = [each.words for each in commands_of(README) if any(RELEASED["patch"] in word for word in each.words)]
     extract, fine_tune, go_on = sorted(shown, key=lambda words: words[1:3])
-    assert [words[1:3] for words in (fine_tune, go_on)] == [("train", "finetune_any"), ("train", "mae_ast_patch")]
+    assert [words[1:4] for words in (fine_tune, go_on)] == [
+        ("train", "finetune_any", "task.data=labelled"),
+        ("train", "mae_ast_patch", "task.data=data"),
+    ]
 
     recordings = [str(corpus / "00.wav"), str(corpus / "01.wav")]
     given = {RELEASED["patch"]: [str(file)], "recordings/": recordings}

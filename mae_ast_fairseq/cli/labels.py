@@ -128,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
             f"{without[0].relative_path!r} ({out / UNMATCHED} lists them); expected one for each; give --out FOLDER "
             "for manifests without them"
         )
+    gone = [] if labelling.splits else [split for split in manifests if split not in splits]
+    if gone:
+        print(f"mae-ast labels: warning: no clip of {', '.join(gone)} has a label: not written", file=sys.stderr)
     _write(out, first, splits, args.data)
     warn_of_rare("labels", splits)
     summary = {

@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
 
     accepted, rejected = _probe(source, args)
     splits, without = _divide(plan, args.seed, [(row, source.names[row.relative_path]) for row in accepted])
-    _check_sides(plan.asked, splits)
+    _check_sides(plan, splits)
     _check_labels_beside(args.out, splits)
     root = source.root
     if args.zip is not None:
@@ -316,13 +316,14 @@ def _check_listed(list_path: str, listed: Mapping[str, int], found: set[str], el
             )
 
 
-def _check_sides(asked: Mapping[str, str], splits: Mapping[str, Sequence[LabelledRow]]) -> None:
+def _check_sides(plan: Plan, splits: Mapping[str, Sequence[LabelledRow]]) -> None:
+    whole = "" if plan.groups is None else "groups are not cut, and a label of fewer groups than splits is in train; "
     for split, rows in splits.items():
         if not rows:
             option = "valid" if split == TRAIN else split
             raise ConfigError(
-                f"--{option} {asked[option]}: none of {sum(map(len, splits.values()))} files fell to {split}.tsv; "
-                "expected at least one; choose another fraction or --seed, list the files, or give "
+                f"--{option} {plan.asked[option]}: none of {sum(map(len, splits.values()))} files fell to {split}.tsv; "
+                f"{whole}expected at least one; choose another fraction or --seed, list the files, or give "
                 f"--{option} 0 for no {option}.tsv"
             )
 

@@ -16,7 +16,7 @@ EXAMPLE = (
     "It writes report.html, one page with everything in it that needs no network, report.md, .csv and .json, and\n"
     "curves.png. A run's own results are shown where they lie in its folder: what `mae-ast probe --json` and\n"
     "`mae-ast evaluate --json` print as probe*.json and evaluate*.json, and the PNGs below pictures/:\n\n"
-    "  mae-ast probe runs/a/checkpoints/checkpoint_best.pt --data data --json > runs/a/probe.json\n"
+    "  mae-ast probe runs/a/checkpoints/checkpoint_best.pt --data labelled --json > runs/a/probe.json\n"
     "  mae-ast reconstruct runs/a/checkpoints/checkpoint_best.pt --manifest data/valid.tsv --out runs/a/pictures"
 )
 

@@ -25,7 +25,8 @@ def divide(
     """Return the split of each clip.
 
     Without groups and labels a clip's split follows from the seed and its name alone, so that it stays when others come
-    or go, and sizes vary as those of any draw do. Otherwise sizes come as near the fractions as whole groups let them,
+    or go, and sizes vary as those of any draw do; only a split that would be empty gets the clip that is nearest to it.
+    Otherwise sizes come as near the fractions as whole groups let them,
     and a label is in every split where at least as many groups have it, and else in train.
 
     Args:
@@ -36,7 +37,7 @@ def divide(
     """
     valid, test = fractions[VALID], fractions[TEST]
     if groups is None and labels is None:
-        return {name: split_side(name, valid, seed, test) for name in names}
+        return _none_empty({name: split_side(name, valid, seed, test) for name in names}, fractions, seed)
     members: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         members[groups[name] if groups is not None else name].append(name)
@@ -47,6 +48,15 @@ def divide(
     wanted = {TRAIN: 1 - valid - test, VALID: valid, TEST: test}
     split_of = _assign(contents, {split: fraction for split, fraction in wanted.items() if fraction > 0})
     return {name: split_of[group] for group, own in members.items() for name in own}
+
+
+def _none_empty(split_of: dict[str, str], fractions: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Give a split that a draw of few clips left empty the clip that a larger fraction would give it first."""
+    for split, nearest in {VALID: min, TEST: max}.items():
+        others = [name for name, other in split_of.items() if other == TRAIN]
+        if fractions[split] > 0 and split not in split_of.values() and len(others) > 1:
+            split_of[nearest(others, key=lambda name: unit_hash(name, seed))] = split
+    return split_of
 
 
 def _assign(contents: Mapping[str, Counter[str]], fractions: Mapping[str, float]) -> dict[str, str]:

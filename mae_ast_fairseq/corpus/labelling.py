@@ -278,7 +278,7 @@ def _below(root: Path, table: Table, row: TableRow) -> list[str]:
 
 
 def _join(table: Table, found: Iterable[tuple[TableRow, str | None]], way: str) -> Labelling:
-    """Return the labels of the clips that were found; raises ConfigError for rows that contradict each other."""
+    """Return the labels of the clips that were found; raises ConfigError where a clip has two rows."""
     first: dict[str, TableRow] = {}
     result = Labelling({}, {}, [], way)
     for row, clip in found:
@@ -286,9 +286,9 @@ def _join(table: Table, found: Iterable[tuple[TableRow, str | None]], way: str) 
             result.unused.append((row.clip, table.where(row)))
             continue
         other = first.setdefault(clip, row)
-        if _said(other) != _said(row):
-            contradiction = f"{clip!r} is {_said(row)}, but {_said(other)} in line {other.line}"
-            _refuse(table.where(row), contradiction, "rows that agree", "delete one of them")
+        if other is not row:
+            twice = f"{clip!r} is {_said(row)}, and {_said(other)} in line {other.line}"
+            _refuse(table.where(row), twice, "a row for each clip", "delete one of them")
         if row.labels is not None:
             result.labels[clip] = row.labels
             if row.split is not None:

@@ -186,7 +186,9 @@ def _read_text(file: Path) -> bytes:
             _refuse(str(file), found, "a manifest that can be read", "correct the path or its permissions")
         if not file.parent.is_dir():
             _refuse(str(file), f"there is no folder {file.parent}", "a manifest", "correct the path (`task.data`)")
-        others = ", ".join(sorted(other.name for other in file.parent.glob("*.tsv"))) or "none"
+        lists = "rejected", "unmatched", "left_out"  # which are no manifests
+        names = [other.name for other in file.parent.glob("*.tsv") if not other.stem.endswith(lists)]
+        others = ", ".join(sorted(names)) or "none"
         found = f"there is no such file (manifests in its folder: {others})"
         _refuse(str(file), found, "a manifest", "write it with `mae-ast manifest`")
     text = text.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") + b"\n"

@@ -111,6 +111,8 @@ class Run:
             if not is_measured or updates < self.setting("lr_scheduler.warmup_updates"):
                 continue
             gain = figures.get("content_gain", math.nan)  # NaN: no batch held two clips
+            if self.config.get("criterion.reconstruction_weight") == 0:
+                gain = math.nan  # earlier versions measured it of a head that nothing trains
             max_rank = int(self.setting("model.encoder_embed_dim"))
             health = figures["token_spread"], figures["effective_rank"], None if math.isnan(gain) else gain
             if fault := diagnose(*health, max_rank):

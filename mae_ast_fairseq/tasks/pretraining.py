@@ -80,8 +80,10 @@ class MaeAstPretrainingTask(AudioTask):
         model = super().build_model(cfg, from_checkpoint)
         if self.cfg.mask_type != RETAIN_SPANS:  # whose probability is another thing
             check_ratio(cfg.random_mask_prob)
-        self._has_decoder = isinstance(model, MaskedAutoencoder)  # asked here: processes wrap their models
-        self._health = TokenHealth(num_batches=0, num_shown=0, has_gain=self._has_decoder)
+        learns_to_reconstruct = self._run_setting("criterion.reconstruction_weight") != 0
+        # Asked here: processes wrap their models.
+        self._has_gain = isinstance(model, MaskedAutoencoder) and learns_to_reconstruct
+        self._health = TokenHealth(num_batches=0, num_shown=0, has_gain=self._has_gain)
         self._masking = Masking(self.cfg.mask_type, cfg.random_mask_prob, cfg.mask_length)
         return model
 
@@ -133,7 +135,7 @@ class MaeAstPretrainingTask(AudioTask):
         if not dataset.training:
             shard, num_shards = iterator.shard_id, iterator.num_shards
             own_batches = range(shard, len(iterator.frozen_batches), num_shards)
-            self._health = TokenHealth(len(own_batches), self._num_shown(iterator), has_gain=self._has_decoder)
+            self._health = TokenHealth(len(own_batches), self._num_shown(iterator), has_gain=self._has_gain)
         return iterator
 
     def keep_validated(self, sample: dict[str, Any], model: nn.Module, predictions: Predictions) -> None:
@@ -143,7 +145,7 @@ class MaeAstPretrainingTask(AudioTask):
     def _swapped_errors(self, model: Any, predictions: Predictions) -> Optional[SwappedErrors]:
         """Measure what it costs that clips swap what the encoder gave; None where that is not to be had or needed."""
         is_enough = self._health.has_all or self._health.num_swapped == NUM_SWAPPED
-        if not self._has_decoder or is_enough or len(predictions.target) < 2:
+        if not self._has_gain or is_enough or len(predictions.target) < 2:
             return None
         return model.swapped_errors(predictions.of_first(NUM_SWAPPED_CLIPS))
 

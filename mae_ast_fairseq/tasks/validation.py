@@ -57,7 +57,7 @@ class TokenHealth:
     Args:
         num_batches: of this process; what comes after them are fillers, which another process has counted.
         num_shown: batches that each process will be shown, fillers counted.
-        has_gain: whether the model has a decoder, which `content_gain` is of.
+        has_gain: whether the model has a decoder that learns to reconstruct, which `content_gain` is of.
     """
 
     def __init__(self, num_batches: int, num_shown: int, has_gain: bool):

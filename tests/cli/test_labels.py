@@ -77,6 +77,14 @@ def test_a_table_labels_some_clips_and_the_others_are_left_out(data, tmp_path, c
     assert lines[0].endswith(f"no label: {data / 'train.tsv'}:2")
 
 
+def test_splits_without_a_label_are_said_to_be_left_out(data, tmp_path, capsys):
+    (train, *_) = _paths(data / "train.tsv")
+    table = _write_table(tmp_path, [f'"{train}",a'])
+    assert main(["labels", str(data), "--out", str(tmp_path / "out"), "--table", table]) == 0
+    assert "warning: no clip of valid, test has a label: not written" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.lbl")) == ["train.lbl"]
+
+
 def test_beside_the_manifests_each_clip_has_a_label(data, tmp_path, refusal):
     before = (data / "train.tsv").read_bytes()
     table = _write_table(tmp_path, ["no/no_1.wav,a"])

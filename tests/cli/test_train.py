@@ -295,11 +295,13 @@ def fairseq_train(*arguments: str, cwd) -> subprocess.CompletedProcess:
     ("name", "text"),
     [
         ("mae_ast_tini", "--config-name mae_ast_tini: there is no such recipe; expected one of mae_ast_tiny, "),
+        ("", "--config-name no name: there is no such recipe; expected one of mae_ast_tiny, "),
         ("mae_ast_tiny", f"common.user_dir: there is no folder .*; set common.user_dir={package_folder()}"),
     ],
 )
 def test_fairseq_s_command_says_what_is_missing_too(name, text, tmp_path):
-    done = fairseq_train("--config-dir", str(EXAMPLES), "--config-name", name, "task.data=/data", cwd=tmp_path)
+    named = ["--config-name", name] if name else []
+    done = fairseq_train("--config-dir", str(EXAMPLES), *named, "task.data=/data", cwd=tmp_path)
     assert done.returncode == 1
     assert re.search(text, done.stderr)
     assert "Traceback" not in done.stderr

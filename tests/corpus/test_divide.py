@@ -31,6 +31,8 @@ def test_every_clip_is_in_one_split_and_no_group_is_cut(values, has_groups, has_
     assert set(split_of.values()) <= {split for split in SPLITS if parts.get(split, 1) > 0}
     if groups:
         check_whole(groups, split_of)
+    if not has_labels and len(set(values) if has_groups else values) > 6:
+        assert {split for split, part in parts.items() if part} <= set(split_of.values())
     shuffled = names[::-1]
     assert divide(shuffled, parts, seed=seed, groups=groups, labels=labels) == split_of
 

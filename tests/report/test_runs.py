@@ -12,7 +12,7 @@ from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.evaluation.collapse import MIN_RANK_FRACTION
 from mae_ast_fairseq.figures import read_figures
 from mae_ast_fairseq.report.runs import find_runs, names_of, read_run
-from tests.report.folders import COLLAPSED, figures, write_run
+from tests.report.folders import COLLAPSED, HEALTHY, figures, write_run
 
 
 def refused(function, *args) -> str:
@@ -91,7 +91,11 @@ def test_no_collapse_is_said_in_the_warm_up_or_of_what_was_not_measured(tmp_path
     early = write_run(tmp_path / "a", last=20, health=COLLAPSED, lr_scheduler={"warmup_updates": 21})
     without_gain = write_run(tmp_path / "b", health={"token_spread": 0.5, "effective_rank": 30.0})  # as of SSAST
     finetuned = write_run(tmp_path / "c", health={"top1": 0.1})
-    assert [read_run(folder).warnings() for folder in (early, without_gain, finetuned)] == [[], [], []]
+    by_classification = write_run(
+        tmp_path / "d", health={**HEALTHY, "content_gain": 0.0}, criterion={"reconstruction_weight": 0.0}
+    )
+    folders = early, without_gain, finetuned, by_classification
+    assert [read_run(folder).warnings() for folder in folders] == [[], [], [], []]
 
 
 def test_a_loss_that_is_not_finite_and_broken_files_are_said(tmp_path: Path) -> None:

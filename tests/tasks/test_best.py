@@ -106,8 +106,12 @@ def test_a_misspelt_metric_is_refused_at_launch_with_those_there_are(tones, metr
 
 
 def test_a_figure_that_the_model_does_not_have_is_refused(corpus):
-    for recipe, fits in (("mae_ast_tiny", True), ("ssast_patch", False)):
-        small = SMALL if fits else SMALL[:4]
+    without = (*SMALL, "criterion.reconstruction_weight=0")
+    for recipe, small, fits in (
+        ("mae_ast_tiny", SMALL, True),
+        ("mae_ast_tiny", without, False),
+        ("ssast_patch", SMALL[:4], False),
+    ):
         fields = (f"task.data={corpus}", *small, "checkpoint.best_checkpoint_metric=content_gain")
         if fits:
             task, _, _ = build(recipe, *fields)
