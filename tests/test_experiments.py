@@ -51,7 +51,8 @@ def test_a_cell_that_tables_share_is_one(experiments):
 @pytest.mark.parametrize("table", ["ssast", "masking", "pretext"])
 def test_a_cell_is_the_model_that_its_name_says(experiments, table, scale):
     cell = experiments.cells.cells_of(table, scale)[-1]
-    config = composed(f"{table}_{scale}", f"hydra.searchpath=[{EXAMPLES}]", *cell.overrides, folder=FOLDER)
+    name = experiments.cells.recipes_of(table, scale)[-1].stem
+    config = composed(name, f"hydra.searchpath=[{EXAMPLES}]", *cell.overrides, folder=FOLDER)
     assert config.model._name == {"SSAST": "ssast", "MAE-AST": "mae_ast"}[cell.model]
     assert config.model.ast_kernel_size_chan == {"patch": 16, "frame": 128}[cell.tokens]
     assert (config.model.encoder_layers, config.model.random_mask_prob) == (cell.layers, cell.ratio)
@@ -85,6 +86,7 @@ def argv(experiments, monkeypatch, tmp_path):
     monkeypatch.setattr(experiments.run, "probe_names", lambda place: set())
     monkeypatch.setattr(experiments.run, "probe_sets", lambda place: {})
     monkeypatch.setattr(experiments.run, "measure_costs", lambda scale, out, path: True)
+    (tmp_path / "train.tsv").touch()
     return ["ssast", "--out", str(tmp_path), "--data", str(tmp_path), "--workers", "2"]
 
 
@@ -125,7 +127,8 @@ def test_what_ends_the_command_ends_its_cells(experiments, monkeypatch, tmp_path
     monkeypatch.setattr(experiments.run, "time", SimpleNamespace(sleep=interrupt))
     monkeypatch.setattr(experiments.run, "probe_names", lambda place: set())
     monkeypatch.setattr(experiments.run, "probe_sets", lambda place: {})
-    assert experiments.run.main(["ssast", "--out", str(tmp_path), "--data", "data", "--workers", "3"]) == 130
+    (tmp_path / "train.tsv").touch()
+    assert experiments.run.main(["ssast", "--out", str(tmp_path), "--data", str(tmp_path), "--workers", "3"]) == 130
     assert [process.wait(timeout=20) for process in started] == [-signal.SIGTERM] * 3
 
 
@@ -147,6 +150,10 @@ def test_a_table_has_means_over_seeds_what_was_not_run_and_what_was_published(ex
     bare = next(cell for cell in cells if cell.pretext == "classification")
     results[bare] = {**bare._asdict(), "curve": []}  # of a machine without the sets
     text = experiments.tables.as_markdown(["pretext"], "cpu", results, {})
+    (learnt,) = [line for line in text.split("At the end")[1].splitlines() if "SSAST, both" in line]
+    assert "0.1 ± 0" in learnt
+    (unlearnt,) = [line for line in text.split("At the end")[1].splitlines() if "MAE-AST, classification" in line]
+    assert [word.strip() for word in unlearnt.split("|")[2:4]] == ["1 of 3", "-"]
     assert "2 of 3" in text and "45.0 ± 7.1" in text and "75.0 ± 0.0" in text
     assert "not run" in text.split("best readout")[0].split("MAE-AST, reconstruction")[1].splitlines()[0]
     (published,) = [line for line in text.splitlines() if "MAE-AST patch, 12" in line]
@@ -163,11 +170,73 @@ def test_the_page_of_tables_is_that_of_the_results_that_are_kept(experiments):
     assert page == f"# What was measured\n\n{text}\n"
 
 
-@pytest.mark.parametrize("given", ["esc50", "esc51=data", "esc50=nowhere"])
+def test_published_figures_stand_below_their_models(experiments):
+    cells = experiments.cells.cells_of("ssast", "paper")
+    assert {cell.tokens for cell in cells} == {"patch", "frame"}
+    results = {cell: result_of(cell, fine_tuned={"esc50": 0.875, "voxceleb1": 0.5}) for cell in cells}
+    lines = experiments.tables.as_markdown(["ssast"], "paper", results, {}).splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("| SSAST frame, 12 layers"))
+    header, ours, published = ([word.strip() for word in lines[row].split("|")[2:5]] for row in (4, place, place + 1))
+    assert header == ["seeds", "ESC-50", "SID"]
+    assert (ours, published) == (["1 of 1", "87.5", "50.0"], ["", "85.9", "80.8"])
+
+
+def write_folds(folder, number):
+    for fold in range(1, number + 1):
+        (folder / str(fold)).mkdir(parents=True)
+        (folder / str(fold) / "train.tsv").touch()
+        (folder / str(fold) / "valid.tsv").touch()
+
+
+@pytest.mark.parametrize("given", ["esc50", "esc51=data", "esc50=nowhere", "esc50={four}", "voxceleb1={four}"])
 def test_a_corpus_that_is_not_there_is_one_line(experiments, tmp_path, capsys, given):
-    argv = ["ssast", "--scale", "paper", "--out", str(tmp_path), "--corpora", given]
-    assert experiments.run.main(argv) == 2
+    given = given.format(four=tmp_path / "four")
+    write_folds(tmp_path / "four", 4)
+    argv = ["ssast", "--scale", "paper", "--out", str(tmp_path), "--data", str(tmp_path / "four" / "1"), "--corpora"]
+    assert experiments.run.main([*argv, given]) == 2
     assert capsys.readouterr().err.startswith(f"run.py: --corpora {given}: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--scale", "paper"], "--scale paper: expected --data, "),
+        (["--data", "gone"], "--data gone: no train.tsv there; "),
+        (["--print"], "results.jsonl: there are no results; "),
+    ],
+)
+def test_what_a_table_lacks_is_one_line(experiments, tmp_path, capsys, argv, message):
+    assert experiments.run.main(["ssast", "--out", str(tmp_path), *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "metric"), [("esc50", "accuracy"), ("audioset20k", "mAP")])
+def test_corpora_are_fine_tuned_by_their_recipes_as_they_are_published(
+    experiments, monkeypatch, tmp_path, name, metric
+):
+    num_folds = experiments.downstream.CORPORA[name].num_folds
+    write_folds(tmp_path / "data", num_folds)
+    called = []
+
+    def run_command(command, *arguments, log):
+        called.append((command, str(arguments[0])))
+        if command == "train":
+            composed(arguments[0], *map(str, arguments[1:]))
+            (log.parent / "checkpoints").mkdir(parents=True)
+            for epoch in ("5", "6", "_best"):
+                (log.parent / "checkpoints" / f"checkpoint{epoch}.pt").touch()
+        return json.dumps({"metrics": {metric: {"value": 0.1 * len(called)}}})
+
+    monkeypatch.setattr(experiments.downstream, "run_command", run_command)
+    score = experiments.downstream.fine_tune_corpus(Path("a.pt"), name, tmp_path / "data", tmp_path / "out")
+    run = tmp_path / "out" / name / "1"
+    steps = [("train", f"finetune_{name}"), ("evaluate", str(run / "checkpoints" / "checkpoint_best.pt"))]
+    if name == "audioset20k":
+        averaging = ("average", str(run / "checkpoints" / "checkpoint5.pt"))
+        steps = [steps[0], averaging, ("evaluate", str(run / "averaged.pt"))]
+    assert called[: len(steps)] == steps
+    assert len(called) == num_folds * len(steps)
+    assert score == pytest.approx(np.mean([0.1 * len(steps) * fold for fold in range(1, num_folds + 1)]))
 
 
 def test_recordings_that_are_not_there_are_one_line(experiments, tmp_path, capsys):

@@ -58,16 +58,24 @@ def recipe_of(table: str, scale: str) -> Path:
     return HERE / f"{table}_{scale}.yaml"
 
 
+def recipes_of(table: str, scale: str) -> list[Path]:
+    """Return the paths of all recipes of a table: what is masked otherwise, as frames are, has one of its own."""
+    return [recipe_of(table, scale), *sorted(HERE.glob(f"{table}_*_{scale}.yaml"))]
+
+
 def cells_of(table: str, scale: str) -> list[Cell]:
-    """Return the product that a table's recipe sweeps over, all cells of the first seed first."""
-    params = OmegaConf.to_container(OmegaConf.load(recipe_of(table, scale)).hydra.sweeper.params)
-    recipes, pretexts, layers, masks, ratios, seeds = (str(values).split(",") for values in params.values())
-    return [
-        Cell(scale, recipe, pretext, int(depth), mask, float(ratio), int(seed))
-        for seed, recipe, pretext, depth, mask, ratio in itertools.product(
-            seeds, recipes, pretexts, layers, masks, ratios
-        )
-    ]
+    """Return the products that a table's recipes sweep over, of each all cells of the first seed first."""
+    cells = []
+    for path in recipes_of(table, scale):
+        params = OmegaConf.to_container(OmegaConf.load(path).hydra.sweeper.params)
+        recipes, pretexts, layers, masks, ratios, seeds = (str(values).split(",") for values in params.values())
+        cells += [
+            Cell(scale, recipe, pretext, int(depth), mask, float(ratio), int(seed))
+            for seed, recipe, pretext, depth, mask, ratio in itertools.product(
+                seeds, recipes, pretexts, layers, masks, ratios
+            )
+        ]
+    return cells
 
 
 def key_of(result: Result) -> Cell:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import sets
@@ -24,13 +25,25 @@ SHOTS = 10
 NUM_SPEAKERS_OUT = 2
 """of FSDD's six, which ones follows from the seed"""
 
-CORPORA = {  # recipe of fine-tuning, its metric, what the paper calls it
-    "audioset20k": ("finetune_audioset20k", "mAP", "AS-20K"),
-    "esc50": ("finetune_esc50", "accuracy", "ESC-50"),
-    "speech_commands_v2": ("finetune_speech_commands_v2", "accuracy", "KS2"),
-    "speech_commands_v1": ("finetune_speech_commands_v1", "accuracy", "KS1"),
-    "voxceleb1": ("finetune_voxceleb1", "accuracy", "SID"),
-    "iemocap": ("finetune_iemocap", "accuracy", "ER"),
+
+class Corpus(NamedTuple):
+    """A published corpus to fine-tune on, by the recipe finetune_NAME."""
+
+    short: str
+    """what the paper calls it"""
+    num_folds: int = 1
+    metric: str = "accuracy"
+    averages: bool = False
+    """whether the weights of its epochs are averaged, as AST and SSAST do"""
+
+
+CORPORA = {
+    "audioset20k": Corpus("AS-20K", metric="mAP", averages=True),
+    "esc50": Corpus("ESC-50", num_folds=5),
+    "speech_commands_v2": Corpus("KS2"),
+    "speech_commands_v1": Corpus("KS1"),
+    "voxceleb1": Corpus("SID"),
+    "iemocap": Corpus("ER", num_folds=5),
 }
 
 
@@ -97,15 +110,25 @@ def fine_tune_digits(checkpoint: Path, digits: sets.ProbeSet, folder: Path, seed
 
 def fine_tune_corpus(checkpoint: Path, name: str, data: Path, folder: Path) -> float:
     """Return the score of a fine-tuned model on a published corpus; of folds, which are numbered folders, the mean."""
-    recipe, metric, _ = CORPORA[name]
-    folds = sorted(path for path in data.iterdir() if (path / "train.tsv").is_file()) or [data]
+    corpus = CORPORA[name]
     scores = []
-    for fold in folds:
+    for fold in folds_of(data):
         run = folder / name / fold.name
+        log = run / "said.log"
         arguments = (f"task.data={fold}", f"hydra.run.dir={run}", f"model.pretrained={checkpoint}")
-        run_command("train", recipe, *arguments, log=run / "said.log")
-        scores.append(evaluate(run / "checkpoints" / "checkpoint_best.pt", fold, metric, run / "said.log"))
+        run_command("train", f"finetune_{name}", *arguments, log=log)
+        tuned = run / "checkpoints" / "checkpoint_best.pt"
+        if corpus.averages:
+            epochs = sorted(tuned.parent.glob("checkpoint[0-9]*.pt"))
+            tuned = run / "averaged.pt"
+            run_command("average", *epochs, "--out", tuned, log=log)
+        scores.append(evaluate(tuned, fold, corpus.metric, log))
     return float(np.mean(scores))
+
+
+def folds_of(data: Path) -> list[Path]:
+    """Return the folders of manifests in a folder, or itself where it is one."""
+    return sorted(path.parent for path in data.glob("*/train.tsv")) or [data]
 
 
 def evaluate(checkpoint: Path, data: Path, metric: str, log: Path) -> float:
@@ -116,14 +139,19 @@ def evaluate(checkpoint: Path, data: Path, metric: str, log: Path) -> float:
 
 
 def check_corpora(given: Sequence[str]) -> dict[str, str]:
-    """Read `NAME=FOLDER …`; raises ConfigError for an unknown corpus, or a folder without manifests."""
+    """Read `NAME=FOLDER …`; raises ConfigError for an unknown corpus, or a folder without its manifests."""
     found = {}
     for each in given:
         name, _, folder = each.partition("=")
         if name not in CORPORA or not folder:
             raise ConfigError(f"--corpora {each}: expected NAME=FOLDER, with one of {', '.join(CORPORA)}")
-        path = Path(folder).resolve()
-        if not any(path.glob("train.tsv")) and not any(path.glob("*/train.tsv")):
-            raise ConfigError(f"--corpora {each}: no train.tsv there; expected what the scripts in manifests/ write")
+        path, expected = Path(folder).resolve(), CORPORA[name].num_folds
+        folds = [fold for fold in folds_of(path) if (fold / "train.tsv").is_file()]
+        if len(folds) != expected:
+            where = "in each of its folders 1 to 5, one a fold" if expected > 1 else "there"
+            raise ConfigError(
+                f"--corpora {each}: {len(folds)} train.tsv; expected {expected}, {where}, as the scripts in manifests/ "
+                "write them"
+            )
         found[name] = str(path)
     return found

@@ -49,13 +49,15 @@ def run_cell(place: Place, cell: Cell) -> Result:
     folder = place.folder_of(cell)
     train(place, cell, folder)
     checkpoint = folder / "checkpoints" / "checkpoint_last.pt"
-    worth = measure_cpu(place, cell, checkpoint) if cell.scale == "cpu" else measure_paper(place, checkpoint)
     figures = read_figures(folder / FILE_NAME)
     curve = [
         {name: round(one[name], 4) for name in CURVES if name in one} | {"num_updates": one["num_updates"]}
         for one in figures if one["kind"] == "valid"
     ]  # fmt: skip
     seconds = round(figures[-1]["wall"])
+    worth = {"probes": downstream.probe_sets(checkpoint, probe_sets(place), cell.seed)}
+    tune = fine_tune_digits if cell.scale == "cpu" else fine_tune_corpora
+    worth["fine_tuned"] = tune(place, cell, checkpoint)
     return {**cell._asdict(), **worth, "curve": curve, "train_seconds": seconds, "processor": processor()}
 
 
@@ -75,7 +77,7 @@ def train(place: Place, cell: Cell, folder: Path) -> None:
 
 
 def probe_sets(place: Place) -> dict[str, sets.ProbeSet]:
-    """Return the sets of the cpu scale for which there is audio; each is made once."""
+    """Return the sets for which there is audio; each is made once."""
     return sets.probe_sets(Path(place.out), place.fsdd and Path(place.fsdd), place.samples and Path(place.samples))
 
 
@@ -85,24 +87,21 @@ def digits_to_learn(place: Place) -> sets.ProbeSet:
     return sets.read_set(Path(place.out) / "sets" / "digits_to_learn", lambda: sets.digits(fsdd, range(50)))
 
 
-def measure_cpu(place: Place, cell: Cell, checkpoint: Path) -> Result:
-    """Probe a tiny model on the sets, and fine-tune it on digits."""
-    found: Result = {"probes": downstream.probe_sets(checkpoint, probe_sets(place), cell.seed)}
-    if place.fsdd:
-        folder = checkpoint.parents[1] / "digits"
-        accuracy = downstream.fine_tune_digits(checkpoint, digits_to_learn(place), folder, cell.seed)
-        found["fine_tuned"] = {"digits": round(accuracy, 4)}
-    return found
+def fine_tune_digits(place: Place, cell: Cell, checkpoint: Path) -> dict[str, float]:
+    """Return what fine-tuning a tiny model on digits gives, where there are any."""
+    if not place.fsdd:
+        return {}
+    folder = checkpoint.parents[1] / "digits"
+    accuracy = downstream.fine_tune_digits(checkpoint, digits_to_learn(place), folder, cell.seed)
+    return {"digits": round(accuracy, 4)}
 
 
-def measure_paper(place: Place, checkpoint: Path) -> Result:
-    """Fine-tune on the corpora that were given."""
+def fine_tune_corpora(place: Place, cell: Cell, checkpoint: Path) -> dict[str, float]:
+    """Return what fine-tuning on each of the published corpora gives that there are."""
     folder = checkpoint.parents[1] / "fine_tuned"
     return {
-        "fine_tuned": {
-            name: downstream.fine_tune_corpus(checkpoint, name, Path(data), folder)
-            for name, data in place.corpora.items()
-        }
+        name: round(downstream.fine_tune_corpus(checkpoint, name, Path(data), folder), 4)
+        for name, data in place.corpora.items()
     }
 
 

@@ -4,6 +4,8 @@
     python examples/experiments/run.py ssast masking pretext --scale cpu --out experiments --fsdd FSDD --samples SAMPLES
     python examples/experiments/run.py pretext --scale paper --out experiments --data DATA --corpora esc50=data/esc50
 
+(at the paper's scale --fsdd and --samples may be given as well)
+
 What is done stands in OUT/results.jsonl, or in --results, and is never done again; a cell that was stopped goes on.
 """
 
@@ -23,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import downstream
 import sets
 import tables
+import torch
 from cells import SCALES, TABLES, Cell, Result, cells_of, read_results, write_results
 from one_cell import Place, digits_to_learn, probe_sets
 from open_corpus import make_open_corpus
@@ -47,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--data",
         help="manifests to pretrain on, several as a:b (default: the open corpus of manifests/debian.py)",
     )
-    add("--fsdd", type=Path, help="recordings of FSDD, for the cpu scale's digits")
-    add("--samples", type=Path, help="samples named kind_description, for one more probe set of the cpu scale")
+    add("--fsdd", type=Path, help="recordings of FSDD, for digits")
+    add("--samples", type=Path, help="samples named kind_description, for one more probe set")
     add("--corpora", nargs="+", default=[], metavar="NAME=FOLDER", help="for the paper scale, of manifests/")
     add("--results", type=Path, help="what is done (default: OUT/results.jsonl)")
     add("--workers", type=int, default=1, help="cells at a time, a core each (default: %(default)s)")
@@ -73,7 +76,14 @@ def existing(option: str, folder: Path | None) -> str | None:
 
 def run(args: argparse.Namespace) -> int:
     """Run and print; 1 where cells failed."""
+    if args.scale == "paper" and not args.print and not (args.data and args.corpora):
+        raise ConfigError(
+            "--scale paper: expected --data, manifests of AudioSet and LibriSpeech to pretrain on, and --corpora to "
+            "fine-tune on; the cpu scale brings its own"
+        )
     path = args.results or args.out / "results.jsonl"
+    if args.print and not path.is_file():
+        raise ConfigError(f"{path}: there are no results; expected those of a run; name them by --out or --results")
     wanted = sorted({cell for table in args.tables for cell in cells_of(table, args.scale)}, key=_order)
     failed = 0
     if not args.print:
@@ -107,8 +117,11 @@ def _costs(results: Path, scale: str) -> Path:
 def run_cells(args: argparse.Namespace, wanted: Sequence[Cell], path: Path) -> int:
     """Run the cells that are not done, some at a time, and note each as it ends; returns how many failed."""
     fsdd, samples = (existing(f"--{name}", getattr(args, name)) for name in ("fsdd", "samples"))
+    for folder in args.data.split(":") if args.data else ():
+        if not (Path(folder) / "train.tsv").is_file():
+            raise ConfigError(f"--data {folder}: no train.tsv there; expected what `mae-ast manifest` writes")
     place = Place(str(args.out.resolve()), args.data, fsdd, samples, downstream.check_corpora(args.corpora))
-    names = probe_names(place) if args.scale == "cpu" else set()
+    names = probe_names(place)
     results = read_results(path)
     todo = [cell for cell in wanted if not is_done(results.get(cell, {}), place, args.scale, names)]
     if not todo:
@@ -126,7 +139,7 @@ def run_cells(args: argparse.Namespace, wanted: Sequence[Cell], path: Path) -> i
                 for cell in [cell for cell, process in running.items() if process.poll() is not None]:
                     message = note(cell, running.pop(cell).returncode, place, path)
                     failed += bool(message)
-                    bar.update()
+                    bar.update(not message)
                     if message:
                         bar.write(f"{cell.name}: {message}", file=sys.stderr)
         finally:
@@ -151,12 +164,11 @@ def is_done(result: Result, place: Place, scale: str, names: set[str]) -> bool:
 
 
 def prepare(place: Place, args: argparse.Namespace) -> Place:
-    """Make what all cells share: the open corpus, and at the cpu scale the sets."""
+    """Make what all cells share: the open corpus and the sets."""
     place = place._replace(data=place.data or str(make_open_corpus(Path(place.out), args.workers)))
-    if args.scale == "cpu":
-        probe_sets(place)
-        if place.fsdd:
-            digits_to_learn(place)
+    probe_sets(place)
+    if place.fsdd:
+        digits_to_learn(place)
     return place
 
 
@@ -192,12 +204,13 @@ def measure_costs(scale: str, out: Path, path: Path) -> bool:
     """Measure a training step of MAE-AST beside SSAST's, at each depth, where that is not done; False if it failed."""
     if path.is_file():
         return True
-    cells = cells_of("ssast", scale)
+    cells = [cell for cell in cells_of("ssast", scale) if cell.tokens == "patch"]
     recipes = sorted({cell.recipe for cell in cells}, reverse=True)  # SSAST first: the others are compared with it
     found = {}
     for depth in sorted({cell.layers for cell in cells}):
-        options = ("--only", "time,memory", "--precision", "float32", "--attention-dropout", 0, "--json")
-        arguments = ("benchmark", *recipes, "--set", f"model.encoder_layers={depth}", *options)
+        device = "cuda" if scale == "paper" and torch.cuda.is_available() else "cpu"
+        options = ("--only", "time,memory", "--precision", "float32", "--attention-dropout", 0, "--device", device)
+        arguments = ("benchmark", *recipes, "--set", f"model.encoder_layers={depth}", *options, "--json")
         try:
             found[str(depth)] = json.loads(downstream.run_command(*arguments, log=out / "benchmark.log"))
         except UserError as error:

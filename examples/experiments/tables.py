@@ -1,5 +1,7 @@
 """The experiments' tables, beside what was published, and curves of their runs."""
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from downstream import CORPORA
 from matplotlib.figure import Figure
 from tabulate import tabulate
 
-NOT_RUN = "not run"
-COLUMNS = [short for _, _, short in CORPORA.values()]
+NOT_RUN, PUBLISHED_HERE, NOT_LEARNT = "not run", "as published", "-"
+BASELINES = Path(__file__).resolve().parents[2] / "docs" / "features" / "results.jsonl"
+"""what features.py measured of the same probe sets, of log-Mel and of random weights too"""
+COLUMNS = [corpus.short for corpus in CORPORA.values()]
 PUBLISHED = {  # fine-tuned, in percent, by model, tokens and layers; in the order of COLUMNS
     ("SSAST", "patch", 12): (28.6, 88.8, 98.0, 96.0, 64.3, 59.6),
     ("SSAST", "frame", 12): (None, 85.9, 98.1, 96.7, 80.8, 60.5),
@@ -21,13 +25,15 @@ PUBLISHED = {  # fine-tuned, in percent, by model, tokens and layers; in the ord
     ("MAE-AST", "frame", 12): (23.0, 88.9, 98.0, 97.3, 63.3, 62.1),
 }
 ROWS: dict[str, Callable[[Cell], str]] = {
-    "ssast": lambda cell: f"{cell.model}, {cell.layers} layers",
+    "ssast": lambda cell: f"{cell.model} {cell.tokens}, {cell.layers} layers",  # as in PUBLISHED
     "masking": lambda cell: f"{cell.tokens}, {cell.mask_type.removesuffix('_mask')}, {cell.ratio:.0%}",
     "pretext": lambda cell: f"{cell.model}, {cell.pretext}",
 }
 NUM_COLOURS = 6
 """of curves; those of the rows that follow are the same, dashed"""
 FIGURES = {"loss_recon": "error", "info_nce_accuracy": "InfoNCE accuracy", "effective_rank": "effective rank"}
+HEADS = {"loss_recon": "classification", "info_nce_accuracy": "reconstruction"}
+"""figures of a head, and the pretext task by which it is not trained"""
 
 Rows = Mapping[str, Sequence[Result]]
 """results of a row's cells, one a seed"""
@@ -44,12 +50,13 @@ def _one(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapp
     num_seeds = len({cell.seed for cell in cells})
     rows = rows_of(table, cells, results)
     parts = [f"## {table}, {scale} scale"]
+    if scale == "paper":
+        parts += ["Fine-tuned, in percent", _fine_tuned(rows, num_seeds)]
+    for readout, title in {"mean": "mean of the tokens, as in the paper", "best": "best readout"}.items():
+        parts += [f"Probes, {title}: accuracy in percent", _probed(rows, num_seeds, readout)]
     if scale == "cpu":
-        for readout, title in {"mean": "mean of the tokens, as in the paper", "best": "best readout"}.items():
-            parts += [f"Probes, {title}: accuracy in percent", _worth(rows, num_seeds, readout)]
-        parts += ["At the end of pretraining, on validation clips", _figures(rows)]
-    else:
-        parts += ["Fine-tuned, in percent", _worth(rows, num_seeds, None)]
+        parts += ["Fine-tuned on digits: accuracy in percent", _fine_tuned(rows, num_seeds)]
+    parts += ["At the end of pretraining, on validation clips", _figures(rows, num_seeds)]
     if table == "ssast" and benchmark:
         parts += ["A training step, of one run of `mae-ast benchmark`", _costs(benchmark)]
     return "\n\n".join(parts)
@@ -57,7 +64,7 @@ def _one(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapp
 
 def _published() -> str:
     lines = [
-        [f"{model} {tokens}, {layers} layers", *("" if value is None else f"{value:.1f}" for value in values)]
+        [f"{model} {tokens}, {layers} layers", *map(_percent, values)]
         for (model, tokens, layers), values in PUBLISHED.items()
     ]
     return "## As published, in percent\n\n" + _table(lines, ["", *COLUMNS])
@@ -71,22 +78,60 @@ def rows_of(table: str, cells: Sequence[Cell], results: Mapping[Cell, Result]) -
     return rows
 
 
-def _worth(rows: Rows, num_seeds: int, readout: str | None) -> str:
-    """Write the accuracy of a readout's probes on each set, and but for the best readout what fine-tuning gave."""
-    done = [result for some in rows.values() for result in some]
-    sets = list(dict.fromkeys(name for result in done for name in result.get("probes", ()))) if readout else []
-    tuned = list(dict.fromkeys(name for result in done for name in result.get("fine_tuned", ())))
-    tuned = [] if readout == "best" else tuned
+def _probed(rows: Rows, num_seeds: int, readout: str) -> str:
+    """Write the accuracy of a readout's probes on each set, beside what log-Mel and random weights reach."""
+    sets = _names(rows, "probes")
+    lines = [
+        [row, _seeds(some, num_seeds), *(mean_percent(_values(some, "probes", name, readout)) for name in sets)]
+        for row, some in rows.items()
+    ]
+    return _table([*lines, *(_baselines(sets, readout) if sets else [])], ["", "seeds", *sets])
+
+
+def _baselines(sets: Sequence[str], readout: str) -> list[list[str]]:
+    """Return the rows of what needs no training, of the networks that were not trained those of MAE-AST's recipes."""
+    results = [json.loads(line) for line in BASELINES.read_text(encoding="utf-8").splitlines()]
+    found: dict[tuple[str, str], list[float]] = {}
+    for one in results:
+        if one["stage"] == "probe" and one["readout"] == readout:
+            model = re.sub(r" \d$", "", one["model"])  # of random weights, the seed
+            found.setdefault((model, one["set"]), []).append(one["accuracy"])
+    models = {"log-Mel": "log-Mel", "random patch": "random weights, patch", "random frame": "random weights, frame"}
+    return [
+        [title, "", *(mean_percent(found.get((model, name), [])) for name in sets)] for model, title in models.items()
+    ]
+
+
+def _fine_tuned(rows: Rows, num_seeds: int) -> str:
+    """Write what fine-tuning gave on each corpus, above what was published of the same model."""
+    names = _names(rows, "fine_tuned")
+    published = {f"{model} {tokens}, {layers} layers": values for (model, tokens, layers), values in PUBLISHED.items()}
     lines = []
     for row, some in rows.items():
-        values = [
-            [result["probes"][name][readout] for result in some if name in result.get("probes", {})] for name in sets
-        ]
-        values += [
-            [result["fine_tuned"][name] for result in some if name in result.get("fine_tuned", {})] for name in tuned
-        ]
-        lines.append([row, f"{len(some)} of {num_seeds}" if some else NOT_RUN, *map(mean_percent, values)])
-    return _table(lines, ["", "seeds", *sets, *(f"{name}, fine-tuned" for name in tuned)])
+        values = [mean_percent(_values(some, "fine_tuned", name)) for name in names]
+        lines.append([row, _seeds(some, num_seeds), *values])
+        if row in published and set(names) & set(CORPORA):
+            by_corpus = dict(zip(CORPORA, published[row], strict=True))
+            lines.append([PUBLISHED_HERE, "", *(_percent(by_corpus.get(name)) for name in names)])
+    return _table(lines, ["", "seeds", *(CORPORA[name].short if name in CORPORA else name for name in names)])
+
+
+def _names(rows: Rows, kind: str) -> list[str]:
+    """Return what was measured of any row, of the probes or the fine-tunings."""
+    return list(dict.fromkeys(name for some in rows.values() for result in some for name in result.get(kind, ())))
+
+
+def _values(some: Sequence[Result], kind: str, name: str, readout: str | None = None) -> list[float]:
+    found = [result[kind][name] for result in some if name in result.get(kind, {})]
+    return [value[readout] for value in found] if readout else found
+
+
+def _seeds(some: Sequence[Result], num_seeds: int) -> str:
+    return f"{len(some)} of {num_seeds}" if some else NOT_RUN
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"
 
 
 def mean_percent(values: Sequence[float]) -> str:
@@ -95,13 +140,25 @@ def mean_percent(values: Sequence[float]) -> str:
     return text if len(values) < 2 else f"{text} ± {100 * np.std(values, ddof=1):.1f}"
 
 
-def _figures(rows: Rows) -> str:
-    last = {row: [result["curve"][-1] for result in some if result["curve"]] for row, some in rows.items()}
-    lines = [
-        [row, *(f"{np.mean([one[name] for one in some if name in one] or np.nan):.3g}" for name in FIGURES)]
-        for row, some in last.items() if some
-    ]  # fmt: skip
-    return _table(lines, ["", *FIGURES.values()])
+def _figures(rows: Rows, num_seeds: int) -> str:
+    """Write the figures of the last validation, but for those of a head that is not trained."""
+    lines = []
+    for row, some in rows.items():
+        line = [row, _seeds(some, num_seeds)]
+        for name in FIGURES:
+            values = [result["curve"][-1][name] for result in some if result["curve"] and name in result["curve"][-1]]
+            line.append(NOT_LEARNT if some and not _is_learnt(name, some) else _mean(values))
+        lines.append(line)
+    return _table(lines, ["", "seeds", *FIGURES.values()])
+
+
+def _is_learnt(name: str, some: Sequence[Result]) -> bool:
+    return all(result["pretext"] != HEADS.get(name) for result in some)
+
+
+def _mean(values: Sequence[float]) -> str:
+    text = f"{np.mean(values):.3g}" if values else ""
+    return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.2g}"
 
 
 def _costs(benchmark: Mapping[str, Any]) -> str:
@@ -127,7 +184,7 @@ def draw_curves(path: Path, rows: Rows) -> None:
     figure = Figure(figsize=(13, 4), layout="constrained")
     for (name, title), ax in zip(FIGURES.items(), figure.subplots(1, len(FIGURES)), strict=True):
         for number, (row, some) in enumerate(rows.items()):
-            if not some:
+            if not some or not _is_learnt(name, some):
                 continue
             points: dict[int, list[float]] = {}
             for one in (one for result in some for one in result["curve"] if name in one):
@@ -138,5 +195,5 @@ def draw_curves(path: Path, rows: Rows) -> None:
         ax.set_xlabel("updates")
         ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
         ax.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(path, dpi=100)
