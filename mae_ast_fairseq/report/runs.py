@@ -190,7 +190,8 @@ def read_run(folder: Path) -> Run:
             "the first of which comes after common.log_interval updates"
         )
     config, hydra = (_read_yaml(folder / name) for name in (CONFIG, f"{HYDRA}/hydra.yaml"))
-    recipe = hydra.get("hydra.job.config_name") or config.get("model._name") or "unknown"
+    of_hydra = (hydra.get(f"hydra.{name}") for name in ("runtime.choices.recipes", "job.config_name"))  # swept first
+    recipe = next(filter(None, (*of_hydra, config.get("model._name"))), "unknown")
     return Run(folder, lines, config, printable(str(recipe)), is_cut, _running(folder / LOCK))
 
 

@@ -77,6 +77,9 @@ def test_the_recipe_is_hydras(tmp_path: Path) -> None:
     (folder / ".hydra").mkdir()
     (folder / ".hydra" / "hydra.yaml").write_text("hydra: {job: {config_name: mae_ast_tiny}, run: {dir: '${x}'}}")
     assert read_run(folder).recipe == "mae_ast_tiny"
+    swept = "hydra: {job: {config_name: pretext_cpu}, runtime: {choices: {recipes: ssast_tiny}}}"
+    (folder / ".hydra" / "hydra.yaml").write_text(swept)
+    assert read_run(folder).recipe == "ssast_tiny"
 
 
 @pytest.mark.parametrize("last", [20, 40])
