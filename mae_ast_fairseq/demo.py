@@ -1,17 +1,14 @@
 """`make demo`: a tour from a folder of audio to a page of what a model learnt, by the commands a person would use."""
 
 import argparse
-import hashlib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from mae_ast_fairseq.corpus.scan import find_audio
 from mae_ast_fairseq.corpus.synthetic import write_corpus
-from mae_ast_fairseq.errors import ConfigError, UserError
+from mae_ast_fairseq.errors import UserError
 from mae_ast_fairseq.extras import require
 
 NUM_CLIPS = 600
@@ -54,19 +51,16 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     for extra in ("train", "plot", "probe"):
         require(extra, "the demo")
     folder = out / ("synthetic" if audio is None else audio.resolve().name)
-    if any((folder / log).exists() for log in ("run/train.log", "train.log")):  # the second of earlier versions
+    if (folder / "run" / "train.log").exists():
         shutil.rmtree(folder)
     labels: tuple[str, ...] = ()
     if audio is None:
         audio, labels = folder / "audio", ("--label-pattern", CLASS_IN_NAME)
         print(f"Making {NUM_CLIPS} clips of tones, chirps, noise bursts and voices in {audio}", flush=True)
         write_corpus(audio, num_clips=NUM_CLIPS)
-    held_out = choose_held_out(find_audio(audio.resolve()), audio)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "valid.txt").write_text("".join(f"{path}\n" for path in held_out), encoding="utf-8")
 
     data, run = folder / "data", folder / "run"
-    call("mae-ast", "manifest", audio, "--out", data, "--valid", folder / "valid.txt", *labels)
+    call("mae-ast", "manifest", audio, "--out", data, "--valid", VALID_FRACTION, *labels)
     call("mae-ast", "stats", data / "train.tsv")
     every = ("dataset.validate_interval_updates=100", "dataset.validate_interval=1000000")
     call(
@@ -82,14 +76,6 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     call("mae-ast", "report", run, "--out", folder / "report")
     print(f"\nLook at {(folder / 'report' / 'report.html').resolve()}")
     print(f"Checkpoints, log and pictures are in {run}")
-
-
-def choose_held_out(paths: Sequence[str], audio: Path) -> list[str]:
-    """Return a tenth of the files, at least one, in an order that a hash of each path draws."""
-    if len(paths) < 2:
-        raise ConfigError(f"{audio}: {len(paths)} audio files were found; expected at least 2: one is kept to look at")
-    drawn = sorted(paths, key=lambda path: hashlib.blake2b(path.encode(errors="surrogateescape")).digest())
-    return drawn[: max(1, round(VALID_FRACTION * len(paths)))]
 
 
 def command(name: str, *arguments: object) -> list[str]:

@@ -6,8 +6,6 @@ import pytest
 
 from mae_ast_fairseq import cli, demo
 from mae_ast_fairseq.corpus.synthetic import write_corpus
-from mae_ast_fairseq.demo import choose_held_out
-from mae_ast_fairseq.errors import ConfigError
 
 
 def run_demo(*arguments, cwd):
@@ -17,51 +15,34 @@ def run_demo(*arguments, cwd):
     )  # fmt: skip
 
 
-def test_a_tenth_of_the_files_is_held_out_whatever_their_order(tmp_path):
-    paths = [f"{number}.wav" for number in range(60)]
-    held_out = choose_held_out(paths, tmp_path)
-    assert len(set(held_out)) == 6
-    assert set(held_out) < set(paths)
-    assert choose_held_out(paths[::-1], tmp_path) == held_out
-
-
-@pytest.mark.parametrize("paths", [[], ["one.wav"]])
-def test_too_few_files_are_an_error(tmp_path, paths):
-    with pytest.raises(ConfigError, match=f"{len(paths)} audio files were found; expected at least 2"):
-        choose_held_out(paths, tmp_path)
-
-
-def test_two_files_leave_one_to_train_on(tmp_path):
-    assert len(choose_held_out(["a.wav", "b.wav"], tmp_path)) == 1
-
-
 @pytest.mark.slow
 def test_the_demo_ends_with_figures_and_pictures_from_before_and_after(tmp_path):
-    write_corpus(tmp_path / "sounds", num_clips=20, seconds=(0.5, 1.0))
+    write_corpus(tmp_path / "sounds", num_clips=60, seconds=(0.5, 1.0))
     done = run_demo("--audio", tmp_path / "sounds", "--updates", 40, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     results = tmp_path / "demo" / "sounds"
-    assert len(list((results / "run" / "pictures").glob("*_untrained.png"))) == 2
-    assert len(list((results / "run" / "pictures").glob("*.png"))) == 4
+    untrained = len(list((results / "run" / "pictures").glob("*_untrained.png")))
+    assert untrained >= 1
+    assert len(list((results / "run" / "pictures").glob("*.png"))) == 2 * untrained
     page = results / "report" / "report.html"
-    assert page.read_text().count("data:image/png") >= 4
+    assert page.read_text().count("data:image/png") >= 2 * untrained
     assert f"Look at {page}" in done.stdout
     assert (results / "run" / "checkpoints" / "checkpoint_last.pt").is_file()
     assert (results / "data" / "stats.json").is_file()
-    errors = next(line for line in done.stdout.splitlines() if line.startswith("reconstruction error")).split()[-2:]
-    assert float(errors[1]) < float(errors[0])
+    before, after = next(line for line in done.stdout.splitlines() if line.startswith("InfoNCE, nats")).split()[-2:]
+    assert float(after) < float(before)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_clips", [0, 1])
-def test_a_folder_with_too_little_audio_is_one_line_and_exit_code_2(tmp_path, num_clips):
+@pytest.mark.parametrize(("num_clips", "found"), [(0, "no audio files below it"), (1, "none of 1 files fell to valid")])
+def test_a_folder_with_too_little_audio_is_said_by_the_command_that_needs_it(tmp_path, num_clips, found):
     (tmp_path / "sounds").mkdir()
     write_corpus(tmp_path / "sounds", num_clips=num_clips)
     done = run_demo("--audio", tmp_path / "sounds", cwd=tmp_path)
     assert done.returncode == 2
-    message = [line for line in done.stderr.splitlines() if line.startswith("demo: ")]
-    assert len(message) == 1
-    assert f"{num_clips} audio files were found" in message[0]
+    *_, reason, end = done.stderr.splitlines()
+    assert found in reason
+    assert end == "demo: `mae-ast manifest` failed with exit code 2"
     assert "Traceback" not in done.stderr
 
 

@@ -6,10 +6,10 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mae_ast_fairseq.cli.arguments import at_least, fraction, number
 from mae_ast_fairseq.config.pretraining import require_choice
 from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.extras import require
@@ -30,23 +30,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")  # of inference.encoder, which i
 DEFAULT_RECIPES = ("mae_ast_patch", "ssast_patch")
 
 
-def _number(read: Callable[[str], Any], is_fine: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
-    """Return what reads an option's number and refuses others."""
-
-    def number(text: str) -> Any:  # argparse names it where the text is no number at all
-        found = read(text)
-        if not is_fine(found):
-            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
-        return found
-
-    return number
-
-
-_positive = _number(int, lambda found: found >= 1, "at least 1")
-_count = _number(int, lambda found: found >= 0, "0 or more")
-_length = _number(float, lambda found: 0 < found < math.inf, "more than 0")
-_ratio = _number(float, lambda found: 0 < found < 1, "a fraction above 0 and below 1")
-_dropout = _number(float, lambda found: 0 <= found < 1, "at least 0 and less than 1")
+_length = number(float, lambda value: 0 < value < math.inf, "more than 0")
+_dropout = number(float, lambda value: 0 <= value < 1, "at least 0 and less than 1")
 
 
 def _parts(text: str) -> set[str]:
@@ -62,19 +47,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("recipes", nargs="*", metavar="RECIPE", help=f"of examples/ or a YAML (default: {' '.join(DEFAULT_RECIPES)})")
     add("--baseline", metavar="RECIPE", help="of those, what all are compared with (default: the first)")
     add("--seconds", type=_length, nargs="+", default=[10.0], help="clip lengths (default: 10)")
-    add("--batch-size", type=_positive, nargs="+", default=[8], help="clips in a batch (default: 8)")
-    add("--ratio", dest="mask_ratio", type=_ratio, nargs="+", default=[None], help="masked (default: the recipe's)")
+    add("--batch-size", type=at_least(1), nargs="+", default=[8], help="clips in a batch (default: 8)")
+    add("--ratio", dest="mask_ratio", type=fraction, nargs="+", default=[None], help="masked (default: the recipe's)")
     help_of_precision = "of the step (default: float32, or bfloat16 where the device multiplies it faster)"
     add("--precision", nargs="+", choices=PRECISIONS, help=help_of_precision)
     add("--dropout", type=_dropout, nargs="+", default=[None], help="of layers and input (default: the recipe's)")
     add("--attention-dropout", type=_dropout, nargs="+", default=[None], help="(default: the recipe's)")
     add("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="change the recipes that have it")
     add("--device", default="cpu", help="as torch names it, such as cuda:0 (default: %(default)s)")
-    add("--threads", type=_positive, help="of torch on the CPU (default: its own choice)")
-    add("--rounds", type=_positive, default=7, help="measured of each row (default: %(default)s)")
-    add("--warm-up", type=_count, default=1, help="rounds before them (default: %(default)s)")
-    add("--updates", type=_positive, default=5, help="of fairseq's loop that are measured (default: %(default)s)")
-    add("--workers", type=_positive, default=1, help="of the loader (default: %(default)s)")
+    add("--threads", type=at_least(1), help="of torch on the CPU (default: its own choice)")
+    add("--rounds", type=at_least(1), default=7, help="measured of each row (default: %(default)s)")
+    add("--warm-up", type=at_least(0), default=1, help="rounds before them (default: %(default)s)")
+    add("--updates", type=at_least(1), default=5, help="of fairseq's loop that are measured (default: %(default)s)")
+    add("--workers", type=at_least(1), default=1, help="of the loader (default: %(default)s)")
     add("--manifest", type=Path, help="what the loader reads (default: synthetic FLACs of --seconds)")
     add("--only", type=_parts, metavar="PARTS", help=f"of {','.join(PARTS)}; operations are always counted")
     add("--skip", type=_parts, default=set(), metavar="PARTS", help="of the same")

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.levels import warn_of_scale
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.normalization import InputNormalization
@@ -134,7 +134,7 @@ class SpectrogramEncoder(nn.Module):
         Raises:
             ConfigError: `output_layer` outside 1..N, `mask` without `visible`, a source or a padding mask of another
                 shape or type.
-            AudioError: a waveform is shorter than one window.
+            AudioError: a waveform is shorter than one window, or no clip as long as a token.
         """
         if output_layer is not None and not 1 <= output_layer <= self.num_layers:
             raise ConfigError(f"output_layer: {output_layer} was given; expected 1 to {self.num_layers}, or None")
@@ -175,6 +175,11 @@ class SpectrogramEncoder(nn.Module):
             if not self.training:
                 _warn_of_scale(source, padding_mask)
             source, padding_mask = waveform_to_frames(source, padding_mask, self.grid.feature_dim)
+        if self.grid.num_tokens(source.shape[1]) == 0:
+            raise AudioError(
+                f"source: {source.shape[1]} frames of 10 ms were given, less than a token; expected at least "
+                f"{self.grid.kernel[1]}; give longer clips, or pad them"
+            )
         return Features(self.patches(source, padding_mask), self.grid.token_padding_mask(padding_mask))
 
     def remove_pretraining_modules(self) -> None:

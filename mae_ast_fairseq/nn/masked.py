@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
+from mae_ast_fairseq.errors import ConfigError
 from mae_ast_fairseq.nn.encoder import EncoderParts, Features, SpectrogramEncoder
 from mae_ast_fairseq.nn.transformer import gather_tokens
 
@@ -86,8 +87,17 @@ class MaskedPredictor(SpectrogramEncoder):
             masked: [B, M] token indices, ascending.
             visible_padding_mask: [B, V] bool, True = padding; None where nothing is padded.
             masked_padding_mask: [B, M] bool, the same for `masked`.
+
+        Raises:
+            ConfigError: no visible or masked tokens, or a source or a padding mask of another shape or type.
+            AudioError: no clip is as long as a token.
         """
-        assert visible is not None and masked is not None, "pretraining needs the visible and masked tokens"
+        if visible is None or masked is None:
+            missing = "visible" if visible is None else "masked"
+            raise ConfigError(
+                f"{missing}: nothing was given; expected token indices, as a batch of the pretraining task has them; "
+                "features without masks are what extract_features gives"
+            )
         patches, tokens_mask = self.read(source, padding_mask)
         places = TokenPlaces(patches.shape[1], visible, visible_padding_mask, masked, tokens_mask)
         embedded = self.embed_visible(patches, visible, visible_padding_mask, tokens_mask)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mae_ast_fairseq.errors import ConfigError
+from mae_ast_fairseq.errors import AudioError, ConfigError
 from mae_ast_fairseq.nn import fbank
 from mae_ast_fairseq.nn.autoencoder import MaskedAutoencoder
 from mae_ast_fairseq.nn.normalization import NORMALIZATIONS
@@ -116,6 +116,22 @@ def test_masked_features_are_the_encoders_output_in_pretraining(model, lengths: 
     assert features.equal(encoded[0])
     assert padding_mask is batch["visible_padding_mask"]
     assert features.shape[1] + masked[0].shape[1] == model.grid.num_tokens(lengths[0])
+
+
+@pytest.mark.parametrize("given", [{}, {"visible": torch.tensor([[0, 1]])}])
+def test_predicting_without_tokens_is_refused(model, given) -> None:
+    with pytest.raises(ConfigError, match=r"(visible|masked): nothing was given; expected token indices"):
+        model(torch.zeros(1, 64, model.grid.feature_dim), **given)
+
+
+@pytest.mark.parametrize("num_short", [1, 0])
+def test_clips_without_a_token_are_refused(model, num_short: int) -> None:
+    source = torch.zeros(2, model.grid.kernel[1] - num_short, model.grid.feature_dim)
+    if num_short:
+        with pytest.raises(AudioError, match=rf"source: {len(source[0])} frames of 10 ms were given, less"):
+            model.extract_features(source)
+    else:
+        assert model.extract_features(source).features.shape[1] == model.grid.rows
 
 
 def test_masking_without_visible_tokens_is_refused(model) -> None:

@@ -56,7 +56,7 @@ def best_epoch(folder):
 EPOCHS = ("optimization.max_update=100", "optimization.max_epoch=3", "checkpoint.no_save=false")
 
 
-@pytest.mark.parametrize("metric", ["loss", "top1", "accuracy"])
+@pytest.mark.parametrize("metric", ["loss", "accuracy"])
 def test_fine_tuning_keeps_the_best_of_figures_of_either_direction(tones, tmp_path, metric):
     run = finetune(
         tones, *EPOCHS, f"checkpoint.save_dir={tmp_path}", f"checkpoint.best_checkpoint_metric={metric}",
@@ -69,7 +69,7 @@ def test_fine_tuning_keeps_the_best_of_figures_of_either_direction(tones, tmp_pa
     assert values[epoch - 1] == pytest.approx(best, abs=1e-4)
 
 
-@pytest.mark.parametrize("metric", ["info_nce_accuracy", "loss_recon", "content_gain", "effective_rank"])
+@pytest.mark.parametrize("metric", ["loss_recon", "content_gain"])
 def test_pretraining_keeps_the_best_of_figures_of_either_direction(corpus, tmp_path, metric):
     run = train(
         "mae_ast_tiny", f"task.data={corpus}", *SMALL, *EPOCHS, f"checkpoint.save_dir={tmp_path}",
