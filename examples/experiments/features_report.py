@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tables import mean_percent
+from tables import last_of, mean_percent
 from tabulate import tabulate
 
 from mae_ast_fairseq.figures import FILE_NAME, read_figures
@@ -51,16 +51,6 @@ def write(out: Path, results: Sequence[Result], docs: Path) -> None:
     (docs / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
     draw_curves(docs / "curves.png", probes, sets)
     draw_health(docs / "collapse.png", {name: runs[name] for name in SIDE_BY_SIDE if name in runs})
-
-
-def last_of(probes: Sequence[Result], model: str, **wanted: Any) -> list[float]:
-    """Return the accuracies of a model, of its last checkpoint where there are many."""
-    some = [result for result in probes if all(result[name] == value for name, value in wanted.items())]
-    if model.startswith("random"):
-        return [result["accuracy"] for result in some if result["model"].startswith(f"{model} ")]
-    names = {result["model"] for result in some if result["model"].split("@")[0] == model}
-    name = max(names, key=lambda name: int(name.partition("@")[2] or 0), default=None)
-    return [result["accuracy"] for result in some if result["model"] == name]
 
 
 def probe_table(probes: Sequence[Result], sets: Sequence[str], rows: Sequence[tuple[str, str, str]]) -> str:

@@ -1,8 +1,8 @@
 """The experiments' tables, beside what was published, and curves of their runs."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,16 @@ NOT_RUN, PUBLISHED_HERE, NOT_LEARNT = "not run", "as published", "-"
 BASELINES = Path(__file__).resolve().parents[2] / "docs" / "features" / "results.jsonl"
 """what features.py measured of the same probe sets, of log-Mel and of random weights too"""
 COLUMNS = [corpus.short for corpus in CORPORA.values()]
-PUBLISHED = {  # fine-tuned, in percent, by model, tokens and layers; in the order of COLUMNS
-    ("SSAST", "patch", 12): (28.6, 88.8, 98.0, 96.0, 64.3, 59.6),
-    ("SSAST", "frame", 12): (None, 85.9, 98.1, 96.7, 80.8, 60.5),
-    ("MAE-AST", "patch", 6): (28.3, 88.6, 97.4, 95.0, 37.6, 58.7),
-    ("MAE-AST", "frame", 6): (25.9, 88.0, 97.8, 96.6, 58.6, 60.2),
-    ("MAE-AST", "patch", 12): (30.6, 90.0, 97.9, 95.8, None, 59.8),
-    ("MAE-AST", "frame", 12): (23.0, 88.9, 98.0, 97.3, 63.3, 62.1),
+PUBLISHED = {  # fine-tuned, in percent, by the rows of ssast, in the order of COLUMNS
+    "SSAST patch, 12 layers": (28.6, 88.8, 98.0, 96.0, 64.3, 59.6),
+    "SSAST frame, 12 layers": (None, 85.9, 98.1, 96.7, 80.8, 60.5),
+    "MAE-AST patch, 6 layers": (28.3, 88.6, 97.4, 95.0, 37.6, 58.7),
+    "MAE-AST frame, 6 layers": (25.9, 88.0, 97.8, 96.6, 58.6, 60.2),
+    "MAE-AST patch, 12 layers": (30.6, 90.0, 97.9, 95.8, None, 59.8),
+    "MAE-AST frame, 12 layers": (23.0, 88.9, 98.0, 97.3, 63.3, 62.1),
 }
 ROWS: dict[str, Callable[[Cell], str]] = {
-    "ssast": lambda cell: f"{cell.model} {cell.tokens}, {cell.layers} layers",  # as in PUBLISHED
+    "ssast": lambda cell: f"{cell.model} {cell.tokens}, {cell.layers} layers",
     "masking": lambda cell: f"{cell.tokens}, {cell.mask_type.removesuffix('_mask')}, {cell.ratio:.0%}",
     "pretext": lambda cell: f"{cell.model}, {cell.pretext}",
 }
@@ -63,10 +63,7 @@ def _one(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapp
 
 
 def _published() -> str:
-    lines = [
-        [f"{model} {tokens}, {layers} layers", *map(_percent, values)]
-        for (model, tokens, layers), values in PUBLISHED.items()
-    ]
+    lines = [[row, *map(_percent, values)] for row, values in PUBLISHED.items()]
     return "## As published, in percent\n\n" + _table(lines, ["", *COLUMNS])
 
 
@@ -90,28 +87,38 @@ def _probed(rows: Rows, num_seeds: int, readout: str) -> str:
 
 def _baselines(sets: Sequence[str], readout: str) -> list[list[str]]:
     """Return the rows of what needs no training, of the networks that were not trained those of MAE-AST's recipes."""
-    results = [json.loads(line) for line in BASELINES.read_text(encoding="utf-8").splitlines()]
-    found: dict[tuple[str, str], list[float]] = {}
-    for one in results:
-        if one["stage"] == "probe" and one["readout"] == readout:
-            model = re.sub(r" \d$", "", one["model"])  # of random weights, the seed
-            found.setdefault((model, one["set"]), []).append(one["accuracy"])
+    probes = [one for one in _kept_features() if one["stage"] == "probe"]
     models = {"log-Mel": "log-Mel", "random patch": "random weights, patch", "random frame": "random weights, frame"}
     return [
-        [title, "", *(mean_percent(found.get((model, name), [])) for name in sets)] for model, title in models.items()
+        [title, "", *(mean_percent(last_of(probes, model, set=name, readout=readout)) for name in sets)]
+        for model, title in models.items()
     ]
+
+
+@cache
+def _kept_features() -> list[Result]:
+    return [json.loads(line) for line in BASELINES.read_text(encoding="utf-8").splitlines()]
+
+
+def last_of(probes: Sequence[Result], model: str, **wanted: Any) -> list[float]:
+    """Return the accuracies of a model, of its last checkpoint where there are many."""
+    some = [result for result in probes if all(result[name] == value for name, value in wanted.items())]
+    if model.startswith("random"):
+        return [result["accuracy"] for result in some if result["model"].startswith(f"{model} ")]
+    names = {result["model"] for result in some if result["model"].split("@")[0] == model}
+    name = max(names, key=lambda name: int(name.partition("@")[2] or 0), default=None)
+    return [result["accuracy"] for result in some if result["model"] == name]
 
 
 def _fine_tuned(rows: Rows, num_seeds: int) -> str:
     """Write what fine-tuning gave on each corpus, above what was published of the same model."""
     names = _names(rows, "fine_tuned")
-    published = {f"{model} {tokens}, {layers} layers": values for (model, tokens, layers), values in PUBLISHED.items()}
     lines = []
     for row, some in rows.items():
         values = [mean_percent(_values(some, "fine_tuned", name)) for name in names]
         lines.append([row, _seeds(some, num_seeds), *values])
-        if row in published and set(names) & set(CORPORA):
-            by_corpus = dict(zip(CORPORA, published[row], strict=True))
+        if row in PUBLISHED and set(names) & set(CORPORA):
+            by_corpus = dict(zip(CORPORA, PUBLISHED[row], strict=True))
             lines.append([PUBLISHED_HERE, "", *(_percent(by_corpus.get(name)) for name in names)])
     return _table(lines, ["", "seeds", *(CORPORA[name].short if name in CORPORA else name for name in names)])
 
