@@ -26,9 +26,10 @@ class SayWhatIsMissing(SearchPathPlugin):
             return
         options = get_args()
         folder = Path(options.config_dir or ".")
+        is_named = options.config_name or any("recipes=" in each for each in options.overrides) or options.help
         if options.config_name and not options.config_path:
             _check_name(options.config_name, folder)
-        elif (folder / "base" / "fairseq.yaml").is_file() and not any("recipes=" in each for each in options.overrides):
+        elif not is_named and (folder / "base" / "fairseq.yaml").is_file():
             _check_name("", folder)
         utils: Any = sys.modules["fairseq.utils"]
         utils.import_user_module = _with_field_named(utils.import_user_module)

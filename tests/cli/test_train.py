@@ -308,8 +308,25 @@ def test_fairseq_s_command_says_what_is_missing_too(name, text, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_config_of_fairseq_s_own_is_left_alone(tmp_path):
-    done = fairseq_train("--config-name", "config", "--cfg", "job", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config-name", "config", "--cfg", "job"],
+        [
+            "--config-dir",
+            str(EXAMPLES),
+            "--config-name",
+            "config",
+            "--config-path",
+            "pkg://fairseq.config",
+            "--cfg",
+            "job",
+        ],
+        ["--config-dir", str(EXAMPLES), "--help"],
+    ],
+)
+def test_a_config_of_fairseq_s_own_is_left_alone(tmp_path, arguments):
+    done = fairseq_train(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "distributed_training" in done.stdout
 
