@@ -64,7 +64,7 @@ class MaskedAutoencoder(MaskedPredictor):
             encoded = self.post_enc_proj(encoded)
         num_tokens, token_padding_mask = places.num_tokens, places.token_padding_mask
         tokens = scatter_tokens(self.decoder_mask_emb, encoded, num_tokens, places.visible, places.visible_padding_mask)
-        tokens = self.decoder_positions(tokens, num_tokens, padding_mask=token_padding_mask)
+        tokens = self.decoder_positions(tokens, num_tokens, token_padding_mask)
         return self.decoder(tokens, token_padding_mask, at=places.masked)
 
     def swapped_errors(self, predictions: Predictions) -> SwappedErrors:

@@ -95,7 +95,7 @@ class SpectrogramEncoder(nn.Module):
 
     def embed(self, patches: Tensor, token_padding_mask: Optional[Tensor]) -> Tensor:
         """Project all patches of clips [B, L, P] and add positions: [B, L, C]."""
-        return self.positions(self.project(patches), patches.shape[1], padding_mask=token_padding_mask)
+        return self.positions(self.project(patches), patches.shape[1], token_padding_mask)
 
     def embed_visible(
         self,
@@ -106,7 +106,7 @@ class SpectrogramEncoder(nn.Module):
     ) -> Features:
         """Embed what a masked pass reads of all patches [B, L, P]: here the visible ones alone, [B, V, C]."""
         tokens = self.dropout_input(self.project(gather_tokens(patches, visible)))
-        tokens = self.positions(tokens, patches.shape[1], visible, visible_padding_mask)
+        tokens = self.positions(tokens, patches.shape[1], token_padding_mask, visible, visible_padding_mask)
         return Features(tokens, visible_padding_mask)
 
     def extract_features(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae_ast_fairseq.nn.transformer import INITIAL_STD
+from mae_ast_fairseq.nn.transformer import INITIAL_STD, gather_tokens
 
 
 def sinusoidal_positions(num_positions: int, width: int) -> Tensor:
@@ -32,20 +32,24 @@ class Positions(nn.Module):
         self,
         tokens: Tensor,
         num_tokens: int,
-        indices: Optional[Tensor] = None,
-        padding_mask: Optional[Tensor] = None,
+        token_padding_mask: Optional[Tensor] = None,
+        visible: Optional[Tensor] = None,
+        visible_padding_mask: Optional[Tensor] = None,
     ) -> Tensor:
         """Return tokens + positions.
 
         Args:
-            tokens: [B, N, C].
+            tokens: [B, L, C], or [B, V, C] with `visible`.
             num_tokens: L, the length of the full sequence.
-            indices: [B, N] the tokens' indices in the full sequence; None where N = L.
-            padding_mask: [B, N] bool, True = padding, which is given position zero.
+            token_padding_mask: [B, L] bool, True = padding, which is given position zero.
+            visible: [B, V] the tokens' indices in the full sequence; None where all of it is given.
+            visible_padding_mask: [B, V] bool, likewise.
         """
-        positions = self.full_table(num_tokens, padding_mask if indices is None else None)
-        if indices is not None:
-            positions = positions[indices]  # [B, N, C]
+        positions, padding_mask = self.full_table(num_tokens, token_padding_mask), token_padding_mask
+        if visible is not None:
+            is_shared = positions.dim() == 2
+            positions = positions[visible] if is_shared else gather_tokens(positions, visible)  # [B, V, C]
+            padding_mask = visible_padding_mask
         if padding_mask is not None:
             positions = positions.masked_fill(padding_mask[..., None], 0.0)
         return tokens + positions.to(tokens.dtype)

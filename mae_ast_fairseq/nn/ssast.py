@@ -46,7 +46,7 @@ class Ssast(MaskedPredictor):
         num_tokens = patches.shape[1]
         projected = self.project(gather_tokens(patches, visible))
         tokens = scatter_tokens(self.mask_emb, projected, num_tokens, visible, visible_padding_mask)
-        tokens = self.positions(self.dropout_input(tokens), num_tokens, padding_mask=token_padding_mask)
+        tokens = self.positions(self.dropout_input(tokens), num_tokens, token_padding_mask)
         return Features(tokens, token_padding_mask)
 
 

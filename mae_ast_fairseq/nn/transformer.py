@@ -211,6 +211,8 @@ class TransformerStack(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         self.layer_drop = layer_drop
         self.layer_drop_stream = layer_drop_stream
+        self.layer_drop_seed = torch.initial_seed()
+        """`common.seed`, which fairseq gives torch before it builds a model"""
         self.num_updates: Optional[int] = None
         """the update that layer drop is drawn from, alike on all processes; None: torch's generator draws"""
 
@@ -221,7 +223,8 @@ class TransformerStack(nn.Module):
         if self.num_updates is None:
             numbers = torch.rand(num_layers).tolist()
         else:
-            numbers = generator(0, self.layer_drop_stream, index=self.num_updates).random(num_layers).tolist()
+            rng = generator(self.layer_drop_seed, self.layer_drop_stream, index=self.num_updates)
+            numbers = rng.random(num_layers).tolist()
         return [number >= self.layer_drop for number in numbers]
 
     def forward(

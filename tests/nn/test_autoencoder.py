@@ -203,6 +203,15 @@ def test_encoder_and_decoder_drop_layers_by_streams_of_their_own() -> None:
     assert Stream.ENCODER_LAYER_DROP != Stream.DECODER_LAYER_DROP
 
 
+def test_layers_are_dropped_by_the_runs_seed() -> None:
+    def ran(seed: int) -> list[list[bool]]:
+        torch.manual_seed(seed)  # as fairseq does before it builds the model
+        model = build_autoencoder(MaskedAutoencoder, tiny_fields(encoder_layerdrop=0.5), NUM_BANDS).train()
+        return [layers_run(model, tiny_batch(model.grid, (32,)), number) for number in range(20)]
+
+    assert ran(1) == ran(1) != ran(2)
+
+
 # --- initialisation
 
 

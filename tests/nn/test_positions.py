@@ -41,7 +41,7 @@ def test_all_tokens_are_given_the_table_from_its_start(positions) -> None:
 
 def test_a_token_is_given_the_position_of_its_index(positions) -> None:
     indices = torch.tensor([[0, 3, 19], [5, 6, 7]])
-    given = positions(torch.zeros(2, 3, WIDTH), 20, indices)
+    given = positions(torch.zeros(2, 3, WIDTH), 20, None, indices)
     table = sinusoidal_positions(20, WIDTH)
     for row, column in np.ndindex(2, 3):
         assert given[row, column].equal(table[indices[row, column]])
@@ -51,9 +51,10 @@ def test_a_token_is_given_the_position_of_its_index(positions) -> None:
 def test_padding_is_given_zero(positions, indices) -> None:
     padding_mask = torch.tensor([[False, False, False], [False, True, True]])
     num_tokens = 3 if indices is None else 8
-    given = positions(torch.zeros(2, 3, WIDTH), num_tokens, indices, padding_mask)
+    masks = (padding_mask,) if indices is None else (None, indices, padding_mask)
+    given = positions(torch.zeros(2, 3, WIDTH), num_tokens, *masks)
     assert (given == 0).all(dim=-1).equal(padding_mask)
-    assert given[~padding_mask].equal(positions(torch.zeros(2, 3, WIDTH), num_tokens, indices)[~padding_mask])
+    assert given[~padding_mask].equal(positions(torch.zeros(2, 3, WIDTH), num_tokens, None, indices)[~padding_mask])
 
 
 def test_a_longer_clip_extends_the_table_with_equal_values(positions) -> None:
@@ -108,7 +109,7 @@ def test_learned_positions_are_interpolated_along_time_for_a_longer_clip(learned
 def test_learned_positions_stretch_by_a_clips_own_length_and_not_by_its_batch(learned) -> None:
     lengths = [8 * ROWS, 6 * ROWS, 4 * ROWS]
     padding_mask = torch.arange(8 * ROWS) >= torch.tensor(lengths)[:, None]
-    together = given(learned, 8 * ROWS, None, padding_mask, batch_size=3)
+    together = given(learned, 8 * ROWS, padding_mask, batch_size=3)
     for row, length in zip(together, lengths, strict=True):
         torch.testing.assert_close(row[:length], given(learned, length)[0])
         assert not row[length:].any()
@@ -118,8 +119,16 @@ def test_learned_positions_stretch_by_a_clips_own_length_and_not_by_its_batch(le
 def test_learned_positions_are_given_by_index(learned, num_columns: int) -> None:
     indices = torch.tensor([[0, 3, 11], [5, 6, 7]])
     table = given(learned, num_columns * ROWS)[0]
-    picked = given(learned, num_columns * ROWS, indices, batch_size=2, places=3)
+    picked = given(learned, num_columns * ROWS, None, indices, batch_size=2, places=3)
     assert picked.equal(table[indices])
+
+
+def test_visible_tokens_take_their_clips_own_stretched_positions(learned) -> None:
+    padding_mask = torch.arange(8 * ROWS) >= torch.tensor([8 * ROWS, 6 * ROWS])[:, None]
+    indices = torch.tensor([[0, 3, 23], [5, 6, 17]])
+    table = given(learned, 8 * ROWS, padding_mask, batch_size=2)
+    picked = given(learned, 8 * ROWS, padding_mask, indices, batch_size=2, places=3)
+    assert picked.equal(torch.stack([own[places] for own, places in zip(table, indices, strict=True)]))
 
 
 def test_learned_positions_are_learned(learned) -> None:
