@@ -117,15 +117,6 @@ def spare_fairseq_the_folders(run: DictConfig) -> None:
     OmegaConf.update(run, "dataset.ignore_unused_valid_subsets", True)
 
 
-def same_folders(data: Any, others: Any) -> bool:
-    """Tell whether two values of `task.data` name the same folders, which must be there, in the same order."""
-    try:
-        first, second = ([folder.resolve() for folder in data_folders(each)] for each in (data, others))
-    except ConfigError:
-        return False
-    return first == second
-
-
 def _remark_on_separator(data: Any) -> str:
     if _is_list(data) or os.pathsep not in str(data):
         return ""

@@ -33,7 +33,7 @@ from mae_ast_fairseq.errors import ConfigError, UserError, get_logger
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
 from mae_ast_fairseq.tasks.distributed import partners_needed
-from mae_ast_fairseq.tasks.launch import is_first_process, same_folders, weights_in_one_form
+from mae_ast_fairseq.tasks.launch import is_first_process, weights_in_one_form
 from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT
 from mae_ast_fairseq.training_error import without_traceback
 
@@ -268,11 +268,7 @@ def _refuse_differences(stored: Stored, differences: Sequence[Difference], remed
 def changed_batches(stored: Stored, setting: Setting, clips: Mapping[str, Clips]) -> list[str]:
     """Say what is not as in the checkpoint of what an epoch's batches are made of."""
     names = [*BATCHES_OF_FAIRSEQ, *(f"task.{name}" for name in BATCHES)]
-    found = [*_changed_clips(stored, setting, clips, "train"), *map(_arrow, stored.differences(names, setting))]
-    weights = setting("task.data_weights")
-    if not stored.clips and weights and any(weight != 1 for weight in weights) and not found:
-        found.append("task.data_weights: rounded to clips by the version that wrote it -> carried over between epochs")
-    return found
+    return [*_changed_clips(stored, setting, clips, "train"), *map(_arrow, stored.differences(names, setting))]
 
 
 def changed_score(stored: Stored, setting: Setting, clips: Mapping[str, Clips]) -> list[str]:
@@ -283,9 +279,6 @@ def changed_score(stored: Stored, setting: Setting, clips: Mapping[str, Clips]) 
     found = [*_changed_clips(stored, setting, clips, "valid"), *map(_arrow, stored.differences(SCORE, setting))]
     if not Path(setting("checkpoint.save_dir") or ".", BEST_CHECKPOINT).is_file():
         found += _changed_clips(stored, setting, clips, "train")
-    data = stored.cfg["task"].get("data")
-    if not stored.clips and not same_folders(data, setting("task.data")):  # of an earlier version: all that is known
-        found += map(_arrow, stored.differences(["task.data"], setting))
     return found
 
 

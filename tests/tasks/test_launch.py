@@ -10,7 +10,6 @@ from mae_ast_fairseq.tasks.launch import (
     check_together,
     data_folders,
     read_weights,
-    same_folders,
     schedule_warning,
     settle_data,
     spare_fairseq_the_folders,
@@ -104,14 +103,6 @@ def test_other_sets_for_validation_are_named_in_one_line_whatever_the_form_of_da
         run = OmegaConf.create({"task": {"data": [str(tmp_path)]}, "dataset": {**dataset, **change}})
         spare_fairseq_the_folders(run)
         assert run.dataset.ignore_unused_valid_subsets
-
-
-def test_folders_are_the_same_however_they_are_written(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    for data in (f"{tmp_path}/", [str(tmp_path)], "."):
-        assert same_folders(str(tmp_path), data)
-    assert not same_folders(str(tmp_path), f"{tmp_path}:.")
-    assert not same_folders(None, ".")
 
 
 def test_weights_are_one_fraction_a_folder():

@@ -295,18 +295,6 @@ def of_former_version(path):
     torch.save(content, path)
 
 
-def test_fractions_of_clips_that_a_former_version_rounded_start_the_epoch_anew(tones, tmp_path, caplog):
-    run = (tones, tmp_path, "task.data_weights=0.5")
-    pretrain(*run, "optimization.max_update=2")
-    pretrain(*run, "optimization.max_update=3")
-    assert place(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)) == (1, 3)
-    of_former_version(tmp_path / "checkpoint_last.pt")
-    with caplog.at_level(logging.INFO, logger=LOGGER):
-        pretrain(*run, "optimization.max_update=4")
-    assert "task.data_weights: rounded" in caplog.text
-    assert place(torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)) == (1, 1)
-
-
 def test_the_same_data_and_weights_written_otherwise_are_the_same(tones, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(shutil.copytree(tones, tmp_path / "20241101").parent)
     folder = tmp_path / "run"
@@ -357,11 +345,6 @@ def test_between_epochs_a_changed_corpus_is_mentioned(tones, tmp_path, caplog):
 
 def best_of(folder: Path) -> float:
     return torch.load(folder / "checkpoint_last.pt", weights_only=True)["extra_state"]["best"]
-
-
-def test_the_same_folder_written_otherwise_keeps_the_best_of_a_former_version(resume, tones):
-    _, said = resume(data=f"[{tones}/]", change=of_former_version)
-    assert said == ""
 
 
 def with_unbeatable_best(begun, folder: Path) -> Path:
