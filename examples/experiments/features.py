@@ -267,7 +267,7 @@ def fine_tune(out: Path, digits: sets.ProbeSet, job: FewShot) -> None:
     run_command(
         "train", "finetune_fsdd", f"task.data={folder}", f"hydra.run.dir={folder}", f"common.seed={job.seed + 1}",
         "optimization.max_update=200", "lr_scheduler.warmup_updates=20", "dataset.disable_validation=true",
-        "checkpoint.save_interval=1000000", "checkpoint.no_save_optimizer_state=true", BFLOAT16, *begin,
+        "checkpoint.save_interval=1000000", BFLOAT16, *begin,
         log=folder / "train_said.log",
     )  # fmt: skip
     last = folder / "checkpoints" / "checkpoint_last.pt"

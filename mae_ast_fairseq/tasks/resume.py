@@ -215,7 +215,7 @@ def _completed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def check_same_run(stored: Stored, setting: Setting) -> None:
     """Raise ConfigError where a run would go on in another network, with other data, or with another optimiser.
 
-    Raises CheckpointError where fairseq could not load the file at all.
+    Raises CheckpointError where fairseq could not load the file at all, or would train all updates again.
     """
     kinds = ["model._name", "task._name"] if stored.is_warm_start else ["model._name", "task._name", "criterion._name"]
     _refuse_differences(stored, stored.differences(kinds, setting))
@@ -225,7 +225,16 @@ def check_same_run(stored: Stored, setting: Setting) -> None:
     _refuse_differences(stored, stored.differences([f"task.{name}" for name in DATA], setting))
     if stored.kind in MODELS:
         _refuse_differences(stored, _network_differences(stored, setting))
-    if stored.has_optimizer and not (stored.is_warm_start or setting("checkpoint.reset_optimizer")):
+    if stored.is_warm_start or setting("checkpoint.reset_optimizer"):
+        return
+    if not stored.has_optimizer and stored.field == OWN_FOLDER:  # fairseq would count its updates from 0
+        refuse(
+            stored.path,
+            "it has no state of an optimiser, as checkpoint.no_save_optimizer_state asks for",
+            "one of a run that can go on",
+            "name another folder by hydra.run.dir, or set checkpoint.reset_optimizer=true to train all updates again",
+        )
+    if stored.has_optimizer:
         names = [*OPTIMIZER_OF_FAIRSEQ, *(f"model.{name}" for name in OPTIMIZER), *_held_settings(stored, setting)]
         found = stored.differences(names, setting)
         if {each.field for each in found} != HALF_PRECISIONS:

@@ -211,6 +211,14 @@ def test_another_optimiser_is_one_line_unless_it_is_reset(resume):
         resume("common.bf16=true")
 
 
+def test_a_run_without_its_optimisers_state_is_not_begun_anew_unasked(resume):
+    def drop(path):
+        torch.save({**torch.load(path, weights_only=True), "last_optimizer_state": None}, path)
+
+    with pytest.raises(UserError, match=r"last\.pt: .*no_save_optimizer_state.*hydra\.run\.dir.*reset_optimizer=true"):
+        resume(change=drop)
+
+
 def test_a_field_that_is_missing_or_interpolated_has_the_default(resume):
     def spoil(path):
         content = torch.load(path, weights_only=True)
