@@ -51,6 +51,11 @@ def run_demo(audio: Path | None, out: Path, num_updates: int) -> None:
     for extra in ("train", "plot", "probe"):
         require(extra, "the demo")
     folder = out / ("synthetic" if audio is None else audio.resolve().name)
+    if audio is not None and audio.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"--audio {audio}: it lies in {folder}, which the demo's results replace; expected recordings elsewhere; "
+            "move them, or name another folder for results by --out"
+        )
     if (folder / "run" / "train.log").exists():
         shutil.rmtree(folder)
     labels: tuple[str, ...] = ()

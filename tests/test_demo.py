@@ -6,6 +6,7 @@ import pytest
 
 from mae_ast_fairseq import cli, demo
 from mae_ast_fairseq.corpus.synthetic import write_corpus
+from mae_ast_fairseq.errors import UserError
 
 
 def run_demo(*arguments, cwd):
@@ -44,6 +45,15 @@ def test_a_folder_with_too_little_audio_is_said_by_the_command_that_needs_it(tmp
     assert found in reason
     assert end == "demo: `mae-ast manifest` failed with exit code 2"
     assert "Traceback" not in done.stderr
+
+
+def test_recordings_among_the_demo_s_results_are_not_deleted(tmp_path):
+    sounds = tmp_path / "demo" / "birds"
+    (sounds / "run").mkdir(parents=True)
+    (sounds / "run" / "train.log").touch()
+    with pytest.raises(UserError, match=r"--audio .*: it lies in .*birds, which .*; expected .*--out"):
+        demo.run_demo(sounds, tmp_path / "demo", 1)
+    assert (sounds / "run" / "train.log").is_file()
 
 
 def test_the_probe_s_answer_is_where_the_report_looks_for_it(tmp_path, monkeypatch):
