@@ -18,7 +18,7 @@ from mae_ast_fairseq.nn.fbank import FRAME_SHIFT, HIGH_FREQUENCY, LOW_FREQUENCY,
 
 SECONDS_PER_FRAME = FRAME_SHIFT / SAMPLE_RATE
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by the colour-blind
-STYLES = ("-", "--", ":", "-.")
+STYLES = ("-", "--", "-.")  # dotted is what others are compared with
 TICKS = (100, 500, 1_000, 2_000, 4_000, 8_000)  # Hz
 MASKED_COLOUR = "0.8"  # a grey that no colour map below has
 SHOWN_PERCENTILES = (1, 99.9)  # of the original's values, so that digital silence does not eat the colours

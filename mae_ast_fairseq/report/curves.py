@@ -37,6 +37,9 @@ MAX_MARKED = 40
 
 COLUMNS, PANEL_WIDTH, PANEL_HEIGHT = 3, 4.2, 2.7  # inches
 LEGEND_HEIGHT, MAX_NAME = 0.22, 60  # inches a row, characters
+SWATCH_WIDTH, LETTER_WIDTH = 0.7, 0.1  # inches
+NUM_LOOKS = len(COLOURS) * len(STYLES)
+"""runs that can be told apart; those that follow look as the first ones do"""
 
 
 class Line(NamedTuple):
@@ -126,7 +129,10 @@ def _figure(drawn: Sequence[Panel], names: Sequence[str]) -> Any:
 
     columns = min(COLUMNS, len(drawn))
     rows = math.ceil(len(drawn) / columns)
-    legend_rows = math.ceil(len(names) / columns)
+    labels = [name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}" for name in names]
+    widest = SWATCH_WIDTH + LETTER_WIDTH * max(map(len, labels))
+    legend_columns = max(1, min(len(labels), int(columns * PANEL_WIDTH / widest)))
+    legend_rows = math.ceil(len(names) / legend_columns)
     size = (columns * PANEL_WIDTH, rows * PANEL_HEIGHT + legend_rows * LEGEND_HEIGHT)
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -136,8 +142,7 @@ def _figure(drawn: Sequence[Panel], names: Sequence[str]) -> Any:
     for ax in axes[len(drawn) :]:
         ax.set_axis_off()
     handles = [Line2D([], [], linewidth=2, **look(place)) for place in range(len(names))]
-    labels = [name if len(name) <= MAX_NAME else f"…{name[1 - MAX_NAME :]}" for name in names]
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure

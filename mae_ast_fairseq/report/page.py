@@ -21,7 +21,7 @@ from mae_ast_fairseq.report.runs import Run, flat, names_of
 
 TEMPLATE = Path(__file__).with_name("report.html")
 CURVES = "curves.png"
-DASHES = {"-": "none", "--": "6 3", ":": "2 2", "-.": "6 3 2 3"}  # matplotlib's styles for SVG
+DASHES = {"-": "none", "--": "6 3", "-.": "6 3 2 3"}  # matplotlib's styles for SVG
 FOLLOWING = {"checkpoint.save_dir", "common.tensorboard_logdir", "common.user_dir", "lr_scheduler.total_num_update"}
 """fields that differ wherever folders or other fields do"""
 SHOWN = ("recipe", "state", "updates", "max_updates", "epoch", "hours", "updates_per_second")
@@ -201,4 +201,11 @@ def _page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["text"] = text
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(runs=shown, tables=tables, panels=drawn, problems=problems, version=__version__)
+    return template.render(
+        runs=shown,
+        tables=tables,
+        panels=drawn,
+        problems=problems,
+        num_looks=curves.NUM_LOOKS,
+        version=__version__,
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mae_ast_fairseq.evaluation.collapse import MIN_GAIN, MIN_RANK_FRACTION, MIN_SPREAD
 from mae_ast_fairseq.report import curves
@@ -69,8 +70,20 @@ def test_long_lines_are_averaged(tmp_path: Path) -> None:
 
 
 def test_runs_are_told_apart_by_colour_and_then_by_dashes() -> None:
-    looks = [tuple(curves.look(run).values()) for run in range(24)]
-    assert len(set(looks)) == 24
+    looks = [tuple(curves.look(run).values()) for run in range(curves.NUM_LOOKS)]
+    assert len(set(looks)) == curves.NUM_LOOKS
+    assert not {":"} & {style for _, style in looks}  # which is guessing
+
+
+@pytest.mark.parametrize("length", [3, 30, 60])
+def test_names_of_runs_fit_into_the_picture(tmp_path: Path, length: int) -> None:
+    figure = curves._figure(
+        curves.panels([read_run(write_run(tmp_path / "a"))]), [("mae_AST_frame_random_0.75_" * 3)[:length]] * 7
+    )
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
 
 
 def test_the_picture_has_content_whatever_runs_are_called(tmp_path: Path) -> None:
