@@ -12,6 +12,7 @@ from mae_ast_fairseq.cli import manifest
 from mae_ast_fairseq.corpus.labelling import SPLIT_NAMES, in_folder
 from mae_ast_fairseq.corpus.scan import find_source
 from mae_ast_fairseq.corpus.script import run_script
+from mae_ast_fairseq.errors import ConfigError
 
 
 def is_divided(names: Sequence[str]) -> bool:
@@ -26,6 +27,12 @@ def run(args: Namespace) -> int:
     names = list(find_source(args.folder).names.values())
     if names and not any((args.label_folder, args.split_folder, args.label_pattern, args.table)):
         args.label_folder, args.split_folder = (2, 1) if is_divided(names) else (1, None)
+        if not any(in_folder(name, args.label_folder) for name in names):
+            raise ConfigError(
+                f"{args.folder}: none of {len(names)} audio files, such as {names[0]!r}, is in a folder of its class; "
+                "expected LABEL/clip.wav or train/LABEL/clip.wav; move them, or say by --label-pattern or --table what "
+                "their labels are"
+            )
     return manifest.run(args)
 
 

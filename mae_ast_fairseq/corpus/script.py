@@ -227,6 +227,8 @@ def run_corpus(
     """
 
     def run(args: argparse.Namespace) -> int:
+        if not args.folder.exists():
+            raise ConfigError(f"{args.folder}: there is no such folder; expected that of the corpus; correct the path")
         corpus = Corpus(*describe(args))
         counts, parts = write_splits(
             args.folder, args.out, corpus, valid_fraction=args.valid, seed=args.seed, num_workers=args.workers
