@@ -175,6 +175,7 @@ def test_published_figures_stand_below_their_models(experiments):
     assert {cell.tokens for cell in cells} == {"patch", "frame"}
     results = {cell: result_of(cell, fine_tuned={"esc50": 0.875, "voxceleb1": 0.5}) for cell in cells}
     lines = experiments.tables.as_markdown(["ssast"], "paper", results, {}).splitlines()
+    assert not any(line.startswith("| random weights") for line in lines)  # which were measured of tiny networks
     place = next(number for number, line in enumerate(lines) if line.startswith("| SSAST frame, 12 layers"))
     header, ours, published = ([word.strip() for word in lines[row].split("|")[2:5]] for row in (4, place, place + 1))
     assert header == ["seeds", "ESC-50", "SID"]
@@ -184,14 +185,18 @@ def test_published_figures_stand_below_their_models(experiments):
 def write_folds(folder, number):
     for fold in range(1, number + 1):
         (folder / str(fold)).mkdir(parents=True)
-        (folder / str(fold) / "train.tsv").touch()
-        (folder / str(fold) / "valid.tsv").touch()
+        for name in ("train.tsv", "train.lbl", "valid.tsv", "valid.lbl", "labels.txt"):
+            (folder / str(fold) / name).touch()
 
 
-@pytest.mark.parametrize("given", ["esc50", "esc51=data", "esc50=nowhere", "esc50={four}", "voxceleb1={four}"])
+@pytest.mark.parametrize(
+    "given", ["esc50", "esc51=data", "esc50=nowhere", "esc50={four}", "voxceleb1={four}", "iemocap={five}"]
+)
 def test_a_corpus_that_is_not_there_is_one_line(experiments, tmp_path, capsys, given):
-    given = given.format(four=tmp_path / "four")
+    given = given.format(four=tmp_path / "four", five=tmp_path / "five")
     write_folds(tmp_path / "four", 4)
+    write_folds(tmp_path / "five", 5)
+    (tmp_path / "five" / "2" / "valid.tsv").unlink()
     argv = ["ssast", "--scale", "paper", "--out", str(tmp_path), "--data", str(tmp_path / "four" / "1"), "--corpora"]
     assert experiments.run.main([*argv, given]) == 2
     assert capsys.readouterr().err.startswith(f"run.py: --corpora {given}: ")

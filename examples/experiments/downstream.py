@@ -45,6 +45,8 @@ CORPORA = {
     "voxceleb1": Corpus("SID"),
     "iemocap": Corpus("ER", num_folds=5),
 }
+NEEDED = ("train.tsv", "train.lbl", "valid.tsv", "valid.lbl", "labels.txt")
+"""of each folder, to fine-tune on"""
 
 
 def end_with_parent() -> None:
@@ -102,7 +104,7 @@ def fine_tune_digits(checkpoint: Path, digits: sets.ProbeSet, folder: Path, seed
     run_command(
         "train", "finetune_fsdd", f"task.data={folder}", f"hydra.run.dir={folder}", f"model.pretrained={checkpoint}",
         f"common.seed={seed}", "common.bf16=false", "optimization.max_update=300", "lr_scheduler.warmup_updates=30",
-        "dataset.disable_validation=true", "checkpoint.no_save_optimizer_state=true",
+        "dataset.disable_validation=true",
         log=folder / "said.log",
     )  # fmt: skip
     return evaluate(folder / "checkpoints" / "checkpoint_last.pt", folder, "accuracy", folder / "said.log")
@@ -146,12 +148,13 @@ def check_corpora(given: Sequence[str]) -> dict[str, str]:
         if name not in CORPORA or not folder:
             raise ConfigError(f"--corpora {each}: expected NAME=FOLDER, with one of {', '.join(CORPORA)}")
         path, expected = Path(folder).resolve(), CORPORA[name].num_folds
-        folds = [fold for fold in folds_of(path) if (fold / "train.tsv").is_file()]
-        if len(folds) != expected:
-            where = "in each of its folders 1 to 5, one a fold" if expected > 1 else "there"
-            raise ConfigError(
-                f"--corpora {each}: {len(folds)} train.tsv; expected {expected}, {where}, as the scripts in manifests/ "
-                "write them"
-            )
+        for needed in NEEDED:
+            number = sum((fold / needed).is_file() for fold in folds_of(path))
+            if number != expected:
+                where = "in each of its folders 1 to 5, one a fold" if expected > 1 else "there"
+                raise ConfigError(
+                    f"--corpora {each}: {number} {needed}; expected {expected}, {where}, as the scripts in manifests/ "
+                    "write them (where a corpus has no valid, with --valid 0.1)"
+                )
         found[name] = str(path)
     return found

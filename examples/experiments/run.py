@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--corpora", nargs="+", default=[], metavar="NAME=FOLDER", help="for the paper scale, of manifests/")
     add("--results", type=Path, help="what is done (default: OUT/results.jsonl)")
     add("--workers", type=int, default=1, help="cells at a time, a core each (default: %(default)s)")
-    add("--print", action="store_true", help="run nothing, print what there is")
+    add("--print", action="store_true", help="run nothing, write and print the tables of what there is")
     args = parser.parse_args(argv)
     try:
         return run(args)
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     results, costs = read_results(path), _costs(path, args.scale)
     benchmark = json.loads(costs.read_text()) if costs.is_file() else {}
     print(tables.as_markdown(args.tables, args.scale, results, benchmark))
-    if results:
+    if any(cell.scale == args.scale for cell in results):
         page = tables.as_markdown(TABLES, args.scale, results, benchmark)
         with atomic_write(path.with_name(f"tables_{args.scale}.md")) as stream:
             stream.write(f"# What was measured\n\n{page}\n".encode())

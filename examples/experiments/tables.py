@@ -53,7 +53,7 @@ def _one(table: str, scale: str, results: Mapping[Cell, Result], benchmark: Mapp
     if scale == "paper":
         parts += ["Fine-tuned, in percent", _fine_tuned(rows, num_seeds)]
     for readout, title in {"mean": "mean of the tokens, as in the paper", "best": "best readout"}.items():
-        parts += [f"Probes, {title}: accuracy in percent", _probed(rows, num_seeds, readout)]
+        parts += [f"Probes, {title}: accuracy in percent", _probed(rows, num_seeds, readout, scale == "cpu")]
     if scale == "cpu":
         parts += ["Fine-tuned on digits: accuracy in percent", _fine_tuned(rows, num_seeds)]
     parts += ["At the end of pretraining, on validation clips", _figures(rows, num_seeds)]
@@ -75,20 +75,22 @@ def rows_of(table: str, cells: Sequence[Cell], results: Mapping[Cell, Result]) -
     return rows
 
 
-def _probed(rows: Rows, num_seeds: int, readout: str) -> str:
-    """Write the accuracy of a readout's probes on each set, beside what log-Mel and random weights reach."""
+def _probed(rows: Rows, num_seeds: int, readout: str, with_random: bool) -> str:
+    """Write the accuracy of a readout's probes on each set, beside log-Mel and random weights."""
     sets = _names(rows, "probes")
     lines = [
         [row, _seeds(some, num_seeds), *(mean_percent(_values(some, "probes", name, readout)) for name in sets)]
         for row, some in rows.items()
     ]
-    return _table([*lines, *(_baselines(sets, readout) if sets else [])], ["", "seeds", *sets])
+    return _table([*lines, *(_baselines(sets, readout, with_random) if sets else [])], ["", "seeds", *sets])
 
 
-def _baselines(sets: Sequence[str], readout: str) -> list[list[str]]:
-    """Return the rows of what needs no training, of the networks that were not trained those of MAE-AST's recipes."""
+def _baselines(sets: Sequence[str], readout: str, with_random: bool) -> list[list[str]]:
+    """Return the rows of what needs no training: log-Mel, and the networks of MAE-AST's tiny recipes."""
     probes = [one for one in _kept_features() if one["stage"] == "probe"]
-    models = {"log-Mel": "log-Mel", "random patch": "random weights, patch", "random frame": "random weights, frame"}
+    models = {"log-Mel": "log-Mel"}
+    if with_random:
+        models |= {f"random {tokens}": f"random weights, {tokens}, 4 layers" for tokens in ("patch", "frame")}
     return [
         [title, "", *(mean_percent(last_of(probes, model, set=name, readout=readout)) for name in sets)]
         for model, title in models.items()
