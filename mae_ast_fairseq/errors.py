@@ -7,6 +7,7 @@ What a message quotes, such as the name of a file, may hold anything: it is esca
 """
 
 import logging
+from collections.abc import Sequence
 
 MAX_CHARACTERS = 2_000
 """Of a message; a path alone may have 4,096."""
@@ -29,6 +30,12 @@ def one_line(text: str) -> str:
     """Return a text printable, and without its middle where it is longer than a message."""
     text, half = printable(text), MAX_CHARACTERS // 2 - 3
     return text if len(text) <= MAX_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of some names, and how many there are more."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from mae_ast_fairseq.errors import CheckpointError
+from mae_ast_fairseq.errors import CheckpointError, listed
 
 MAX_SHOWN = 3  # names in a message
 MAX_INT = 2**63 - 1  # that torch can hold
@@ -66,10 +66,9 @@ def short(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + "..."
 
 
-def listed(names: Collection[str]) -> str:
+def first_fields(names: Collection[str]) -> str:
     """Return the first of some names in order, and how many there are more."""
-    more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    return ", ".join(map(short, sorted(names)[:MAX_SHOWN])) + more
+    return listed([short(name) for name in sorted(names)], MAX_SHOWN)
 
 
 def _leaves(value: Any) -> Iterator[Any]:

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mae_ast_fairseq.checkpoints.fields import OF_TRAINING, check_fields, listed, refuse, section, select_fields, shown
+from mae_ast_fairseq.checkpoints.fields import (
+    OF_TRAINING,
+    check_fields,
+    first_fields,
+    refuse,
+    section,
+    select_fields,
+    shown,
+)
 from mae_ast_fairseq.checkpoints.names import checkpoint_path
 from mae_ast_fairseq.checkpoints.released import MODEL_TYPES as RELEASED_MODEL_TYPES
 from mae_ast_fairseq.checkpoints.released import TASK_TYPES as RELEASED_TASK_TYPES
@@ -110,13 +118,13 @@ def read_checkpoint(path: str | Path, ignore_unknown: Collection[str] = ()) -> C
     ignored = set(ignore_unknown) - known.keys()
     parts["model"] = {name: value for name, value in parts["model"].items() if name not in ignored}
     if unknown := parts["model"].keys() - known.keys():
-        found = f"cfg.model has fields that are unknown here ({listed(unknown)}) and may change what it computes"
+        found = f"cfg.model has fields that are unknown here ({first_fields(unknown)}) and may change what it computes"
         remedy = "where you know that they do not, add --ignore-unknown NAME, or ignore_unknown=[NAME] in Python"
         refuse(path, found, "the fields of this version", remedy)
     check_fields(path, "cfg.model", parts["model"], known)
     check_fields(path, "cfg.task", parts["task"], TASK_TYPES)
     if unknown := parts["task"].keys() - TASK_TYPES.keys():
-        logger.warning("%s: cfg.task has fields that are unknown here and not read: %s", path, listed(unknown))
+        logger.warning("%s: cfg.task has fields that are unknown here and not read: %s", path, first_fields(unknown))
     task = PretrainingTaskFields(**select_fields(parts["task"], task_types))
     checkpoint = Checkpoint(
         path=path,
@@ -203,5 +211,5 @@ def _described(value: Any) -> str:
 def _refuse_keys(path: Path, fault: str, keys: Collection[str], remedy: str = OF_TRAINING) -> None:
     if keys:
         found = f"{len(keys)} tensors" if len(keys) > 1 else "a tensor"
-        names = listed([f"model.{key}" for key in keys])
+        names = first_fields([f"model.{key}" for key in keys])
         refuse(path, f"{found} {fault}: {names}", "the weights of the model that its cfg describes", remedy)

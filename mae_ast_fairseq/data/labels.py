@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from mae_ast_fairseq.errors import ManifestError
+from mae_ast_fairseq.errors import ManifestError, listed
 from mae_ast_fairseq.files import open_regular
 
 FILE_NAME = "labels.txt"
@@ -179,12 +179,11 @@ def check_each_has_example(labels: Labels, rows: np.ndarray | None = None) -> No
     """Raise ManifestError where a class has no clip, of all or of those given: a head cannot learn it."""
     missing = np.flatnonzero(labels.counts(rows) == 0)
     if len(missing):
-        names = [labels.vocabulary.names[index] for index in missing[:5]]
-        more = f" and {len(missing) - len(names)} others" if len(missing) > len(names) else ""
+        names = [repr(labels.vocabulary.names[index]) for index in missing]
         kept = "" if rows is None else f" among the {len(rows)} that can be trained on"
         _refuse(
             f"{labels.vocabulary.file}:{missing[0] + 1}" if labels.vocabulary.file else labels.vocabulary.name,
-            f"no clip of {labels.name}{kept} has the label {', '.join(map(repr, names))}{more}",
+            f"no clip of {labels.name}{kept} has the label {listed(names)}",
             "at least one for each label",
             f"remove the line from {FILE_NAME}, or add clips",
         )

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mae_ast_fairseq.errors import ConfigError, printable
+from mae_ast_fairseq.errors import ConfigError, listed, printable
 from mae_ast_fairseq.evaluation.collapse import diagnose
 from mae_ast_fairseq.figures import FILE_NAME, read_figures
 from mae_ast_fairseq.files import open_regular
@@ -164,13 +164,12 @@ def _hint(given: Path) -> str:
 
 def _without_log(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    listed = ", ".join(names[:MAX_LISTED]) + (f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else "")
     remark = ""
     if HYDRA in names:
         remark = "; this run ended before its first figures, or is of a version that wrote none: see its *.log"
     return (
-        f"{folder}: no {FILE_NAME} in it or below, but {listed or 'nothing'}; expected the folder of a run, its "
-        f"hydra.run.dir, where mae-ast train writes {FILE_NAME}{_hint(folder)}{remark}"
+        f"{folder}: no {FILE_NAME} in it or below, but {listed(names, MAX_LISTED) or 'nothing'}; expected the folder "
+        f"of a run, its hydra.run.dir, where mae-ast train writes {FILE_NAME}{_hint(folder)}{remark}"
     )
 
 

@@ -6,12 +6,9 @@ metric has its direction, and fairseq's field follows from it.
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Optional
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mae_ast_fairseq.errors import ConfigError, get_logger
@@ -43,7 +40,7 @@ def settle_direction(run: DictConfig, directions: Mapping[str, bool]) -> None:
             f"{', '.join(directions)}; correct it"
         )
     wanted = directions[name]
-    if given != wanted and (given or is_given(MAXIMIZE)):
+    if given != wanted and (given or is_on_command_line(MAXIMIZE)):
         raise ConfigError(
             f"{MAXIMIZE}: {str(given).lower()} was given with {METRIC}={name}, of which {'more' if wanted else 'less'} "
             f"is better; expected {str(wanted).lower()}; remove the field, which follows from the metric"
@@ -54,28 +51,8 @@ def settle_direction(run: DictConfig, directions: Mapping[str, bool]) -> None:
     logger.info("checkpoint_best.pt will be that of the %s %s", "highest" if wanted else "lowest", name)
 
 
-def is_given(key: str) -> bool:
-    """Return whether a field stands on the command line or in a file of the recipe, be it at fairseq's default.
-
-    Processes that fairseq itself starts, one a GPU, do not know and say False.
-    """
-    if not (HydraConfig.initialized() and GlobalHydra.instance().is_initialized()):
-        return False
-    if is_on_command_line(key):
-        return True
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
-    loader = GlobalHydra.instance().config_loader()
-    recipe = loader.compute_defaults_list(
-        hydra.job.config_name, [*hydra.overrides.hydra, *overrides], RunMode.RUN
-    ).defaults
-    folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
-    files = [Path(folder, f"{part.config_path}.yaml") for part in recipe for folder in folders]
-    return any(OmegaConf.select(OmegaConf.load(file), key) is not None for file in files if file.is_file())
-
-
 def is_on_command_line(key: str) -> bool:
-    """Return whether a field was given on the command line; as `is_given`, False in processes that fairseq starts."""
+    """Return whether a field was given on the command line, which processes that fairseq starts do not know."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return key in map(field_of, overrides)
 

@@ -22,7 +22,7 @@ from mae_ast_fairseq.data.augmentation import Augmentation
 from mae_ast_fairseq.data.concat import join
 from mae_ast_fairseq.data.labels import Vocabulary, find_vocabulary, join_labels, read_labels
 from mae_ast_fairseq.datasets.classification import LabelledAudioDataset
-from mae_ast_fairseq.errors import ConfigError, get_logger
+from mae_ast_fairseq.errors import ConfigError, get_logger, listed
 from mae_ast_fairseq.evaluation.metrics import METRICS
 from mae_ast_fairseq.optim.layerwise import (
     HEAD,
@@ -41,7 +41,6 @@ from mae_ast_fairseq.training_error import without_traceback
 logger = get_logger(__name__)
 
 KIND = "mae_ast_classifier"
-NUM_SHOWN = 5  # labels named in a message
 
 
 @dataclass
@@ -92,7 +91,7 @@ class MaeAstClassificationTask(AudioTask):
         labels = list(self.vocabulary.names)
         if cfg.labels and list(cfg.labels) != labels:
             raise ConfigError(
-                f"model.labels: {_shown(cfg.labels)} was given; expected the labels of task.data, {_shown(labels)}; "
+                f"model.labels: {listed(cfg.labels)} was given; expected the labels of task.data, {listed(labels)}; "
                 "leave the field out: the task fills it in"
             )
         checkpoint, taken, path = None, {}, None
@@ -212,14 +211,9 @@ def check_same_labels(path: Path, known: Sequence[str], labels: Sequence[str]) -
     added, gone = (
         [name for name in one if name not in set(other)] for one, other in ((labels, known), (known, labels))
     )
-    parts = [f"{_shown(names)} {what}" for names, what in ((added, "not in its head"), (gone, "missing")) if names]
+    parts = [f"{listed(names)} {what}" for names, what in ((added, "not in its head"), (gone, "missing")) if names]
     raise ConfigError(
         f"task.data: its {len(labels)} labels are not the {len(known)} of {path}, which is continued "
         f"({'; '.join(parts) or 'the order differs'}); expected the same ones in the same order; correct labels.txt, "
         f"or train a new head by model.pretrained={path} in a new hydra.run.dir"
     )
-
-
-def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NUM_SHOWN} more" if len(names) > NUM_SHOWN else ""
-    return ", ".join(names[:NUM_SHOWN]) + more

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mae_ast_fairseq.data.concat import ConcatManifest
 from mae_ast_fairseq.data.manifest import Manifest
-from mae_ast_fairseq.errors import AudioError, get_logger
+from mae_ast_fairseq.errors import AudioError, get_logger, listed
 
 logger = get_logger(__name__)
 
@@ -44,8 +44,7 @@ class SkippedUpdates:
         self.is_skipping = True
         self.count += 1
         rows = torch.cat(self._rows).tolist()
-        more = f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else ""
-        clips = ", ".join(manifest.path(row) for row in rows[:NUM_SHOWN]) + more
+        clips = listed([manifest.path(row) for row in rows], NUM_SHOWN)
         message = f"the gradient is NaN or infinite; this process's clips: {clips}"
         if self.count > self.limit:
             raise AudioError(

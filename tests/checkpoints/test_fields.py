@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mae_ast_fairseq.checkpoints.fields import check_fields, is_interpolated, is_plain, listed, select_fields
+from mae_ast_fairseq.checkpoints.fields import check_fields, first_fields, is_interpolated, is_plain, select_fields
 from mae_ast_fairseq.errors import CheckpointError
 
 PATH = Path("a.pt")
@@ -62,5 +62,5 @@ def test_plain_values_are_known(value: Any) -> None:
 
 
 def test_of_many_names_the_first_are_listed() -> None:
-    assert listed(["b", "a"]) == "a, b"
-    assert listed(["e", "d", "c", "b", "a"]) == "a, b, c and 2 more"
+    assert first_fields(["b", "a"]) == "a, b"
+    assert first_fields(["e", "d", "c", "b", "a"]) == "a, b, c and 2 more"
