@@ -73,7 +73,7 @@ def run_command(*arguments: object, log: Path) -> str:
     return done.stdout
 
 
-def probe_sets(checkpoint: Path, groups: Mapping[str, sets.ProbeSet], seed: int) -> dict[str, dict[str, float]]:
+def probe(checkpoint: Path, groups: Mapping[str, sets.ProbeSet], seed: int) -> dict[str, dict[str, float]]:
     """Return the accuracy on each set of the mean, as in the paper, and of the best readout, each at its best layer."""
     model = build_model(read_checkpoint(checkpoint))
     found = {}

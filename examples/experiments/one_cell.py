@@ -55,7 +55,7 @@ def run_cell(place: Place, cell: Cell) -> Result:
         for one in figures if one["kind"] == "valid"
     ]  # fmt: skip
     seconds = round(figures[-1]["wall"])
-    worth = {"probes": downstream.probe_sets(checkpoint, probe_sets(place), cell.seed)}
+    worth = {"probes": downstream.probe(checkpoint, probe_sets(place), cell.seed)}
     tune = fine_tune_digits if cell.scale == "cpu" else fine_tune_corpora
     worth["fine_tuned"] = tune(place, cell, checkpoint)
     return {**cell._asdict(), **worth, "curve": curve, "train_seconds": seconds, "processor": processor()}
