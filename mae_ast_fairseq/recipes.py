@@ -77,7 +77,8 @@ def _own_recipe(path: Path, names: list[str]) -> Recipe:
         content.defaults = [
             f"/{each}" if isinstance(each, str) and each.startswith(OUR_FOLDERS) else each for each in content.defaults
         ]
-    while name in (*names, OF_FAIRSEQ):  # ours, or fairseq's, would be found in its place
+    name += "_own"  # by the file's own name hydra would find it, and not what is kept of it here
+    while name in names or (folder / f"{name}{ENDINGS[0]}").exists():
         name += "_own"
     return Recipe(name, folder, search_path, content)
 

@@ -87,8 +87,7 @@ def test_a_recipe_of_ones_own_is_a_path_or_a_name_in_a_folder(files, arguments, 
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    model = shown(capsys, *arguments)["model"]
-    assert (model["encoder_ffn_embed_dim"], model["encoder_layers"]) == (1536, 4)
+    assert shown(capsys, *arguments) == shown(capsys, "mae_ast_tiny", "model.encoder_ffn_embed_dim=1536")
 
 
 def test_a_copy_of_our_recipe_is_not_taken_for_ours(tmp_path, capsys):
