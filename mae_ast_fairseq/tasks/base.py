@@ -90,8 +90,9 @@ class AudioTask(FairseqTask):
             settle_console(has_fairseqs_figures=self._run_setting("common.log_format") is not None)
             if not self._run_setting("checkpoint.no_save"):
                 restores_last = self._run_setting("checkpoint.restore_file") == LAST_CHECKPOINT
-                needs_last = restores_last and not self._run_setting("checkpoint.no_last_checkpoints")
-                prepare_run_folder(Path(self._run_setting("checkpoint.save_dir")), needs_last)
+                keeps_last = not self._run_setting("checkpoint.no_last_checkpoints")
+                folder = Path(self._run_setting("checkpoint.save_dir"))
+                prepare_run_folder(folder, needs_last=restores_last, keeps_last=keeps_last)
 
     @without_traceback
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> nn.Module:
@@ -147,7 +148,7 @@ class AudioTask(FairseqTask):
         self._folders()
         check_together(self._run_setting)
         restore_file = self._run_setting("checkpoint.restore_file")
-        if restore_file != LAST_CHECKPOINT:
+        if restore_file != LAST_CHECKPOINT and self._continued is None:
             check_checkpoint("checkpoint.restore_file", restore_file)
         # fairseq itself would say nothing of a misspelt one and start from scratch
         check_checkpoint("checkpoint.finetune_from_model", self._run_setting("checkpoint.finetune_from_model"))

@@ -14,6 +14,12 @@ from mae_ast_fairseq.checkpoints.names import FILE_ENDINGS
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
 from mae_ast_fairseq.errors import ConfigError, ManifestError
 
+MINIMA = {
+    **dict.fromkeys(("common.log_interval", "dataset.validate_interval", "checkpoint.save_interval"), 1),
+    "dataset.num_workers": 0,
+}
+"""of fields that fairseq reads; of a smaller value it says nothing, or a traceback"""
+
 MIN_WARMUP, MAX_WARMUP = 0.05, 0.5
 """Fraction of a run that is warm-up, outside which the launch says so."""
 
@@ -180,14 +186,29 @@ def check_checkpoint(field: str, path: str | None) -> None:
 
 
 def check_together(setting: Callable[[str], Any]) -> None:
-    """Raise ConfigError where fields that fairseq reads exclude each other, which it says in a traceback.
+    """Raise ConfigError where fields that fairseq reads have no sense or exclude each other: it gives a traceback.
 
     setting: what a field of the run's config is, by its full name.
     """
     if setting("common.fp16") and setting("common.amp"):
         raise ConfigError("common.amp: true was given with common.fp16=true; expected one of them; set one to false")
-    names = ("_name", "warmup_updates", "max_update", "lr_period_updates")
-    schedule, warmup, last, period = (setting(f"lr_scheduler.{name}") for name in names)
+    for name, least in MINIMA.items():
+        if (value := setting(name)) is not None and value < least:
+            raise ConfigError(f"{name}: {value} was given; expected at least {least}; raise it")
+    if any(each < 1 for each in setting("optimization.update_freq") or ()):
+        raise ConfigError(
+            f"optimization.update_freq: {setting('optimization.update_freq')} was given; expected batches for an "
+            "update, at least 1; raise it"
+        )
+    if setting("checkpoint.save_dir") == "":
+        raise ConfigError("checkpoint.save_dir: it is empty; expected a folder; name one, or leave the field out")
+    names = ("_name", "warmup_updates", "max_update", "lr_period_updates", "total_num_update")
+    schedule, warmup, last, period, total = (setting(f"lr_scheduler.{name}") for name in names)
+    if schedule == "polynomial_decay" and total <= 0:
+        raise ConfigError(
+            f"lr_scheduler.total_num_update: {total:g} was given, by default optimization.max_update; expected the "
+            "update at which the rate has fallen; set either, also where optimization.max_epoch ends the run"
+        )
     if schedule != "cosine" or period > 0:
         return
     ends_in_warmup = 0 < (setting("optimization.max_update") or 0) < warmup

@@ -36,6 +36,8 @@ from mae_ast_fairseq.files import atomic_write
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.preemption import stop_if_asked
 from mae_ast_fairseq.tasks.progress import FollowedBar, current_run, followed
+from mae_ast_fairseq.tasks.resume import from_first_process
+from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT, goes_on_from_its_own
 from mae_ast_fairseq.training_error import TrainingError
 
 logger = get_logger(__name__)
@@ -64,6 +66,7 @@ def install() -> None:
     _patch(utils, "clip_grad_norm_", _where_gradients_are)
     _patch(Trainer, "clip_grad_norm", _skip_non_finite)
     _patch(Trainer, "load_checkpoint", partners_needed())
+    _patch(checkpoint_utils, "load_checkpoint", _own_first)
     _patch(progress_bar, "progress_bar", _follow)
     atexit.unregister(_end_readers)
     atexit.register(_end_readers)
@@ -221,6 +224,21 @@ def _skip_non_finite(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return torch.zeros_like(norm)
 
     return clip_grad_norm
+
+
+def _own_first(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a run go on from its own last checkpoint where `restore_file`, of another folder, is what it started from."""
+
+    @functools.wraps(original)
+    def load_checkpoint(cfg: Any, trainer: Any, **kwargs: Any) -> Any:
+        given = cfg.restore_file
+        is_other = given not in (None, LAST_CHECKPOINT)
+        if is_other and from_first_process(lambda: goes_on_from_its_own(cfg.save_dir, given)):
+            logger.info("going on from %s/%s: %s was for the first start", cfg.save_dir, LAST_CHECKPOINT, given)
+            cfg = OmegaConf.merge(cfg, {"restore_file": LAST_CHECKPOINT})
+        return original(cfg, trainer, **kwargs)
+
+    return load_checkpoint
 
 
 def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:

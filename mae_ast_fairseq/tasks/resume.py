@@ -34,7 +34,7 @@ from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.launch import is_first_process, weights_in_one_form
-from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT
+from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT, goes_on_from_its_own
 from mae_ast_fairseq.training_error import without_traceback
 
 logger = get_logger(__name__)
@@ -164,9 +164,10 @@ def find_stored(setting: Setting) -> Optional[Stored]:
 def _find(setting: Setting) -> tuple[str, Optional[Path]]:
     """Return the field that names the checkpoint and its path, as fairseq's `load_checkpoint` finds it."""
     restore_file = setting("checkpoint.restore_file")
-    if restore_file not in (None, LAST_CHECKPOINT):
+    save_dir = setting("checkpoint.save_dir")
+    if restore_file not in (None, LAST_CHECKPOINT) and not goes_on_from_its_own(save_dir, restore_file):
         return "checkpoint.restore_file", Path(restore_file)
-    last = Path(setting("checkpoint.save_dir") or ".", LAST_CHECKPOINT)
+    last = Path(save_dir or ".", LAST_CHECKPOINT)
     if last.is_file() or restore_file is None:
         return OWN_FOLDER, last if restore_file else None
     for field in ("checkpoint.continue_once", "checkpoint.finetune_from_model"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from mae_ast_fairseq.checkpoints.unpickling import damage
-from mae_ast_fairseq.errors import CheckpointError, get_logger
+from mae_ast_fairseq.errors import CheckpointError, ConfigError, get_logger
 from mae_ast_fairseq.files import lock
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.launch import is_first_process
@@ -18,22 +18,40 @@ DAMAGED = ".damaged"
 LOCK = ".lock"
 
 
+def goes_on_from_its_own(save_dir: str | None, restore_file: str) -> bool:
+    """Tell whether a run that started from another folder's file has a last checkpoint by now, which then counts.
+
+    Else the same command, as Slurm gives it again, would throw away what it has done. A file of its own folder, to
+    which a person goes back, counts always.
+    """
+    last = Path(save_dir or ".", LAST_CHECKPOINT)
+    return last.is_file() and Path(restore_file).resolve().parent != last.parent.resolve()
+
+
 @partners_needed()
-def prepare_run_folder(folder: Path, needs_last: bool = True) -> None:
+def prepare_run_folder(folder: Path, *, needs_last: bool = True, keeps_last: bool = True) -> None:
     """Lock the folder, and put the newest intact checkpoint in the place of a damaged or missing last one.
 
-    The first process does it, for which the others wait. Raises ConfigError where another run is in the folder, and
-    CheckpointError where there are checkpoints and none is intact.
+    The first process does it, for which the others wait. Raises ConfigError where another run is in the folder or the
+    run would write over its own checkpoints, and CheckpointError where there are checkpoints and none is intact.
 
     Args:
         needs_last: whether the run would go on from the last one, and so begin anew where it is missing.
+        keeps_last: whether the run writes a last one.
     """
     if is_first_process() and folder.is_dir():
         lock(folder / LOCK)
         for left_by_killed in folder.glob(".checkpoint*.pt.*.tmp"):
             left_by_killed.unlink(missing_ok=True)
-        if needs_last or (folder / LAST_CHECKPOINT).exists():
-            _replace_damaged(folder / LAST_CHECKPOINT)
+        last = folder / LAST_CHECKPOINT
+        if needs_last and not keeps_last and not last.exists() and any(folder.glob("checkpoint*.pt")):
+            raise ConfigError(
+                f"checkpoint.no_last_checkpoints: true was given, and {folder} has checkpoints, none of which is "
+                f"{LAST_CHECKPOINT}; expected an empty folder, or the one to go on from; name it by "
+                "checkpoint.restore_file, or another folder by hydra.run.dir"
+            )
+        if needs_last or last.exists():
+            _replace_damaged(last)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
 

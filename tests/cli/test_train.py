@@ -218,7 +218,7 @@ def test_a_run_and_a_sweep(corpus, tmp_path):
     run = "tiny", f"task.data={corpus}", *QUICK
     finished(start_train({}, *run, "hydra.run.dir=run", cwd=tmp_path))
     assert (tmp_path / "run" / "checkpoints" / "checkpoint_last.pt").is_file()
-    finished(start_train({}, *run, "-m", "optimization.lr=1e-3,5e-4", "hydra.sweep.dir=sweep", cwd=tmp_path))
+    finished(start_train({}, *run, "-m", "optimization.lr=1e-3,5e-4", "hydra.run.dir=sweep", cwd=tmp_path))
     for number, lr in ((0, 0.001), (1, 0.0005)):
         state = torch.load(tmp_path / "sweep" / str(number) / "checkpoints" / "checkpoint_last.pt", weights_only=True)
         assert state["cfg"]["optimization"]["lr"] == [lr]

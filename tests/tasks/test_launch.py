@@ -131,6 +131,7 @@ def test_of_a_model_on_the_hub_the_command_is_named_that_writes_what_fairseq_rea
         check_checkpoint("checkpoint.finetune_from_model", name)
 
 
+POLYNOMIAL = {"_name": "polynomial_decay", "warmup_updates": 2, "total_num_update": 10}
 COSINE = {"_name": "cosine", "warmup_updates": 1_000, "max_update": 1_000, "lr_period_updates": -1}
 
 
@@ -142,6 +143,12 @@ def settings(changes):
     ("changes", "fields"),
     [
         ({"common": {"fp16": True, "amp": True}}, ["common.amp", "common.fp16"]),
+        ({"common": {"log_interval": 0}}, ["common.log_interval: 0", "at least 1"]),
+        ({"dataset": {"num_workers": -1}}, ["dataset.num_workers: -1", "at least 0"]),
+        ({"checkpoint": {"save_interval": 0}}, ["checkpoint.save_interval: 0"]),
+        ({"checkpoint": {"save_dir": ""}}, ["checkpoint.save_dir: it is empty"]),
+        ({"optimization": {"update_freq": [1, 0]}}, ["optimization.update_freq: [1, 0]"]),
+        ({"lr_scheduler": {**POLYNOMIAL, "total_num_update": 0}}, ["total_num_update: 0", "optimization.max_update"]),
         ({"lr_scheduler": COSINE}, ["lr_scheduler.warmup_updates", "optimization.max_update"]),
         ({"lr_scheduler": {**COSINE, "max_update": 0}}, ["lr_scheduler.max_update=0"]),
         ({"lr_scheduler": {**COSINE, "max_update": 9}, "optimization": {"max_update": 2_000}}, ["max_update=9"]),
@@ -156,7 +163,8 @@ def test_fields_that_exclude_each_other_are_named(changes, fields):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"common": {"fp16": True, "amp": False}},
+        {"common": {"fp16": True, "amp": False, "log_interval": 1}, "dataset": {"num_workers": 0}},
+        {"lr_scheduler": POLYNOMIAL, "optimization": {"update_freq": [1, 4], "max_update": 10}},
         {"lr_scheduler": {**COSINE, "warmup_updates": 999}},
         {"lr_scheduler": {**COSINE, "warmup_updates": 1_001}, "optimization": {"max_update": 1_000}},
         {"lr_scheduler": {**COSINE, "lr_period_updates": 10}},

@@ -211,6 +211,20 @@ def test_another_optimiser_is_one_line_unless_it_is_reset(resume):
         resume("common.bf16=true")
 
 
+def test_the_command_that_started_from_another_file_goes_on_from_its_own_last(begun, tones, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="mae_ast_fairseq.tasks.patches")
+    start = shutil.copytree(begun, tmp_path / "former") / "checkpoint_last.pt"
+    run = (tones, tmp_path / "run", f"checkpoint.restore_file={start}")
+    for last, first in ((4, 4), (6, 5)):
+        assert pretrain(*run, f"optimization.max_update={last}").updates[0]["num_updates"] == first
+    assert "was for the first start" in caplog.text
+    start.unlink()
+    assert pretrain(*run, "optimization.max_update=7").updates[0]["num_updates"] == 7
+    back = shutil.copy(begun / "checkpoint_last.pt", tmp_path / "run" / "checkpoint_1_3.pt")
+    run = (tones, tmp_path / "run", f"checkpoint.restore_file={back}")
+    assert pretrain(*run, "optimization.max_update=4").updates[0]["num_updates"] == 4
+
+
 def test_a_run_without_its_optimisers_state_is_not_begun_anew_unasked(resume):
     def drop(path):
         torch.save({**torch.load(path, weights_only=True), "last_optimizer_state": None}, path)

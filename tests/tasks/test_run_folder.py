@@ -71,6 +71,13 @@ def test_a_last_one_that_is_gone_is_replaced_too(folder, caplog):
     assert value(folder / "checkpoint_last.pt") == 2
 
 
+def test_checkpoints_of_a_run_that_keeps_no_last_one_are_not_written_over(folder):
+    (folder / "checkpoint_last.pt").unlink()
+    with pytest.raises(ConfigError, match=r"no_last_checkpoints: .*checkpoint\.restore_file.*hydra\.run\.dir"):
+        prepare_run_folder(folder, keeps_last=False)
+    assert not (folder / "checkpoint_last.pt").exists()
+
+
 def test_a_run_that_wants_no_last_one_gets_none(folder, caplog):
     (folder / "checkpoint_last.pt").unlink()
     prepare_run_folder(folder, needs_last=False)
