@@ -102,7 +102,7 @@ def _run_hydra(recipe: Recipe, arguments: Sequence[str]) -> None:
     @wraps(_train)
     def train(cfg: "DictConfig") -> float:
         begun.append(True)
-        return _train(cfg)
+        return _train(cfg, recipe.content)
 
     main = hydra.main(config_path="pkg://fairseq.config", config_name=recipe.name, version_base="1.1")(train)
     sys.argv[1:] = [*arguments, "--config-dir", str(recipe.folder)]
@@ -140,8 +140,8 @@ def _check_folders(cfg: "DictConfig") -> None:
             prepare_folder(name, Path(cfg[section][field]))
 
 
-def _train(cfg: "DictConfig") -> float:
-    """Train one run, in a process that hydra has prepared."""
+def _train(cfg: "DictConfig", content: "DictConfig | None") -> float:
+    """Train one run of a recipe, of one's own with this content, in a process that hydra has prepared."""
     from fairseq_cli.hydra_train import _hydra_main
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -155,8 +155,7 @@ def _train(cfg: "DictConfig") -> float:
     from mae_ast_fairseq.tasks.precision import settle_precision
 
     settle_console(has_fairseqs_figures=cfg.common.log_format is not None)
-    given = HydraConfig.get().overrides.task
-    settle_precision(cfg, frozenset(map(field_of, given)))
+    settle_precision(cfg, frozenset(map(field_of, HydraConfig.get().overrides.task)), content)
     try:
         how = settle_processes(cfg)
         _check_folders(cfg)

@@ -14,13 +14,14 @@ FIELDS = frozenset(
 )
 
 
-def settle_precision(cfg: DictConfig, given: frozenset[str]) -> None:
+def settle_precision(cfg: DictConfig, given: frozenset[str], content: DictConfig | None = None) -> None:
     """Write bfloat16 into the config of a run on a CPU, in place, where it is the faster, and say so.
 
     A run that goes on stays in its precision, whatever the processor. What a recipe turns on, or a person has `given`
-    on the command line by a field's full name, is left as it is.
+    on the command line by a field's full name or in the `content` of a recipe in one file, is left as it is.
     """
-    if not is_on_cpu(cfg) or given & FIELDS or any(OmegaConf.select(cfg, name) for name in FIELDS):
+    written = [name for name in FIELDS if content is not None and OmegaConf.select(content, name) is not None]
+    if not is_on_cpu(cfg) or written or given & FIELDS or any(OmegaConf.select(cfg, name) for name in FIELDS):
         return
     before = _precision_before(cfg)
     cfg.common.bf16 = before if before is not None else fastest_on_cpu() == "bfloat16"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mae_ast_fairseq.tasks import precision
 from tests.training import SMALL, config, train
@@ -13,9 +14,9 @@ def fastest(request, monkeypatch):
     return request.param
 
 
-def settled(*overrides, given=()):
+def settled(*overrides, given=(), content=None):
     cfg = config("mae_ast_tiny", "task.data=/data", *overrides)
-    precision.settle_precision(cfg, frozenset(given))
+    precision.settle_precision(cfg, frozenset(given), content)
     return cfg.common.bf16
 
 
@@ -28,6 +29,8 @@ def test_the_faster_is_taken_and_said(fastest, caplog):
 def test_a_persons_setting_wins(fastest):
     assert settled("common.bf16=true", given={"common.bf16"}) is True
     assert settled("common.bf16=false", given={"common.bf16"}) is False
+    assert settled(content=OmegaConf.create({"common": {"bf16": False}})) is False
+    assert settled(content=OmegaConf.create({"common": {"seed": 1}})) == (fastest == "bfloat16")
     assert settled("common.amp=true") is False
 
 
