@@ -13,12 +13,12 @@ FORMAT = 1
 """The version that is written, and the newest that is read."""
 
 KEY = "mae_ast_fairseq"
-"""Of `task_state`: a mapping with `format`, and in a checkpoint of training `clips`."""
+"""Of `task_state`: a mapping with `format`, and in a checkpoint of training `clips` and `patience`."""
 
 
-def own_state(clips: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def own_state(**more: Mapping[str, Any]) -> dict[str, Any]:
     """Return what stands in `task_state` of a file of ours."""
-    return {KEY: {"format": FORMAT, **({"clips": dict(clips)} if clips is not None else {})}}
+    return {KEY: {"format": FORMAT, **more}}
 
 
 def read_state(path: Path, task_state: Any) -> Mapping[str, Any]:

@@ -1,7 +1,6 @@
 """What the fairseq tasks share: folders of manifests, broken files, and the statistics of the input."""
 
 import math
-import sys
 from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +30,7 @@ from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError, get_logger
 from mae_ast_fairseq.nn.build import check_memory
 from mae_ast_fairseq.nn.normalization import InputNormalization
-from mae_ast_fairseq.tasks.best import METRIC, leave_out_nan, settle_direction
+from mae_ast_fairseq.tasks.best import METRIC, Patience, leave_out_nan, patience, settle_direction, take_patience
 from mae_ast_fairseq.tasks.console import settle_console
 from mae_ast_fairseq.tasks.field_types import settle_model_types
 from mae_ast_fairseq.tasks.launch import (
@@ -76,7 +75,7 @@ class AudioTask(FairseqTask):
         self._from_checkpoint = from_checkpoint
         self._has_said_nan = False
         require_choice("task.on_changed_data", cfg.on_changed_data, ["restart", "refuse"])
-        self.state.merge_state_dict(own_state())
+        self._clips: dict[str, Clips] = {}
         self._has_gone_on = False
         self._skipped = SkippedUpdates(cfg.max_skipped_updates)
         if not from_checkpoint:
@@ -138,6 +137,11 @@ class AudioTask(FairseqTask):
     def _continued(self) -> Optional[Stored]:
         """What the checkpoint says that this run goes on from; None for one from scratch."""
         return from_first_process(lambda: find_stored(self._run_setting))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what checkpoints keep besides weights: the clips trained on, and how long none was better."""
+        clips = {name: each._asdict() for name, each in self._clips.items()}
+        return {**super().state_dict(), **own_state(clips=clips, patience=patience()._asdict())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what a checkpoint has of a task; raises CheckpointError where a later version wrote it."""
@@ -229,7 +233,7 @@ class AudioTask(FairseqTask):
         """
         splits = {"train": dataset, "valid": self.datasets.get(first_subset(self._run_setting, "valid"))}
         clips = {name: Clips(len(each.manifest), each.fingerprint) for name, each in splits.items() if each is not None}
-        self.state.merge_state_dict(own_state({name: each._asdict() for name, each in clips.items()}))
+        self._clips = clips
         if self._continued is None or self._continued.is_warm_start or self._has_gone_on:
             return
         self._has_gone_on = True
@@ -239,6 +243,8 @@ class AudioTask(FairseqTask):
         if reasons and hasattr(checkpoint_utils.save_checkpoint, "best"):
             say_new_best(reasons)
             _forget_former_runs()
+        elif hasattr(checkpoint_utils.save_checkpoint, "best"):
+            take_patience(self._continued.patience)
 
     def _num_shown(self, iterator: EpochBatchIterator) -> int:
         """Count the batches of a validation that each process is shown, fillers with them.
@@ -385,8 +391,7 @@ class AudioTask(FairseqTask):
 def _forget_former_runs() -> None:
     """Drop the best result of a former run in this process, as hydra's multirun leaves it: fairseq never does."""
     checkpoint_utils.save_checkpoint.__dict__.pop("best", None)
-    if command := sys.modules.get("fairseq_cli.train"):
-        command.should_stop_early.__dict__.pop("best", None)
+    take_patience(Patience())
 
 
 def _close_former_curves() -> None:

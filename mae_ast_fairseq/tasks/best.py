@@ -5,8 +5,9 @@ metric has its direction, and fairseq's field follows from it.
 """
 
 import math
+import sys
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -55,6 +56,38 @@ def is_on_command_line(key: str) -> bool:
     """Return whether a field was given on the command line, which processes that fairseq starts do not know."""
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     return key in map(field_of, overrides)
+
+
+class Patience(NamedTuple):
+    """What fairseq counts for `checkpoint.patience`, and forgets with the process."""
+
+    best: Optional[float] = None
+    """the best score of a validation"""
+    num_runs: int = 0
+    """validations since, none of which was better"""
+
+
+def patience() -> Patience:
+    """Return what fairseq has counted in this process."""
+    counted = vars(_should_stop_early())
+    best = counted.get("best")
+    return Patience(None if best is None else float(best), counted.get("num_runs", 0))
+
+
+def read_patience(noted: Any) -> Patience:
+    """Return what a checkpoint notes of it; of what another version writes otherwise, nothing."""
+    best, num_runs = (noted.get(name) for name in Patience._fields) if isinstance(noted, Mapping) else (None, 0)
+    return Patience(best, num_runs) if type(best) is float and type(num_runs) is int else Patience()
+
+
+def take_patience(counted: Patience) -> None:
+    """Let fairseq go on counting from there."""
+    vars(_should_stop_early()).update(counted._asdict())
+
+
+def _should_stop_early() -> Any:
+    command = sys.modules.get("fairseq_cli.train")  # not there where fairseq's other commands run
+    return getattr(command, "should_stop_early", lambda: None)
 
 
 def leave_out_nan(

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mae_ast_fairseq.errors import get_logger
 from mae_ast_fairseq.files import atomic_write
+from mae_ast_fairseq.tasks.best import patience
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.preemption import stop_if_asked
 from mae_ast_fairseq.tasks.progress import FollowedBar, current_run, followed
@@ -248,6 +249,12 @@ def _unless_finished(original: Callable[..., Any]) -> Callable[..., Any]:
     @partners_needed()
     def train(cfg: Any, trainer: Any, task: Any, epoch_itr: Any) -> Any:
         num_updates, max_update = trainer.get_num_updates(), cfg.optimization.max_update or math.inf
+        if 0 < cfg.checkpoint.patience <= patience().num_runs:
+            logger.info(
+                "this run is finished: %d validations were no better, of checkpoint.patience=%d; raise it to go on",
+                *(patience().num_runs, cfg.checkpoint.patience),
+            )
+            return [None], True
         if num_updates < max_update:
             with followed(cfg, trainer) as run:
                 valid_losses, should_stop = original(cfg, trainer, task, epoch_itr)

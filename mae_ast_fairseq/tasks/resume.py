@@ -32,6 +32,7 @@ from mae_ast_fairseq.config.pretraining import EncoderFields, PretrainingCriteri
 from mae_ast_fairseq.errors import ConfigError, UserError, get_logger
 from mae_ast_fairseq.nn.build import MODELS
 from mae_ast_fairseq.optim.fused_adam import FusedAdam
+from mae_ast_fairseq.tasks.best import Patience, read_patience
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.launch import is_first_process, weights_in_one_form
 from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT, goes_on_from_its_own
@@ -81,6 +82,7 @@ class Stored(NamedTuple):
     """whether it says how its model normalises"""
     clips: Mapping[str, Clips]
     """those of `train` and `valid`; none in a file of an earlier version"""
+    patience: Patience
     has_optimizer: bool
     is_loadable: bool
     """whether it has what fairseq's trainer asks of a file"""
@@ -189,6 +191,7 @@ def read_stored(path: Path, field: str) -> Stored:
         cfg={"task": {}, **sections},
         has_normalization="normalization" in cfg["model"],
         clips=_clips(state.get("clips")),
+        patience=read_patience(state.get("patience")),
         has_optimizer=content.get("last_optimizer_state") is not None,
         is_loadable=bool(content.get("optimizer_history")) and not is_safetensors(path),
     )

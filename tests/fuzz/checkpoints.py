@@ -72,7 +72,7 @@ def _prepare(folder: Path) -> list[dict[str, Any]]:
                 },
                 "model": dict(model.state_dict()),
                 "optimizer_history": [{"num_updates": 7}],
-                "task_state": own_state({"train": {"num_clips": 1, "fingerprint": "a"}}),
+                "task_state": own_state(clips={"train": {"num_clips": 1, "fingerprint": "a"}}),
                 "extra_state": {"train_iterator": {"epoch": 1}},
                 "last_optimizer_state": None,
             }

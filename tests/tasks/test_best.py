@@ -99,6 +99,19 @@ def test_keeping_several_and_patience_heed_the_direction(tones, tmp_path, monkey
     assert f"_{best:.3f}" in kept.name
 
 
+def test_patience_outlives_the_process(tones, tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="mae_ast_fairseq.tasks.patches")
+    said = iter([0.5, 0.4, 0.3, 0.9])
+    monkeypatch.setitem(METRICS, "fixed", Metric(lambda *_: next(said), maximize=True))
+    run = (
+        tones, "optimization.max_update=100", "checkpoint.no_save=false", f"checkpoint.save_dir={tmp_path}",
+        "checkpoint.best_checkpoint_metric=fixed", "checkpoint.patience=2",
+    )  # fmt: skip
+    for max_epoch, num_validations in ((2, 2), (10, 1), (10, 0)):
+        assert len(finetune(*run, f"optimization.max_epoch={max_epoch}").logged["valid"]) == num_validations
+    assert "this run is finished: 2 validations were no better, of checkpoint.patience=2" in caplog.text
+
+
 @pytest.mark.parametrize("metric", ["acc", "num_updates", "content_gain", ""])
 def test_a_misspelt_metric_is_refused_at_launch_with_those_there_are(tones, metric):
     with pytest.raises(UserError, match=r"best_checkpoint_metric: .*expected one of loss, top1, accuracy, .*d_prime"):
