@@ -145,25 +145,28 @@ def _train(cfg: "DictConfig", content: "DictConfig | None") -> float:
     from fairseq_cli.hydra_train import _hydra_main
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
     from torch.multiprocessing import ProcessExitedException
     from torch.multiprocessing.spawn import ProcessException
 
     from mae_ast_fairseq.cli import EXIT_USER_ERROR, PROG
     from mae_ast_fairseq.tasks.console import settle_console
     from mae_ast_fairseq.tasks.distributed import settle_processes
-    from mae_ast_fairseq.tasks.launch import field_of
+    from mae_ast_fairseq.tasks.launch import field_of, leave_out_former_schedule
     from mae_ast_fairseq.tasks.precision import settle_precision
 
     settle_console(has_fairseqs_figures=cfg.common.log_format is not None)
-    settle_precision(cfg, frozenset(map(field_of, HydraConfig.get().overrides.task)), content)
+    given = frozenset(map(field_of, HydraConfig.get().overrides.task))
+    leave_out_former_schedule(cfg, given)
+    settle_precision(cfg, given, content)
     try:
         how = settle_processes(cfg)
         _check_folders(cfg)
         return _hydra_main(cfg, **how)
-    except UserError as error:
+    except (UserError, OmegaConfBaseException) as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        mistake = str(error)
+        mistake = " ".join(str(error).split())
     except ProcessException as error:  # of those that fairseq has started, one a GPU
         if isinstance(error, ProcessExitedException):
             if error.exit_code < 0:  # by a signal, as where memory was short

@@ -1,14 +1,15 @@
 """Where fairseq-hydra-train meets a person: relative paths and what must be there."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from fairseq.optim.lr_scheduler import LR_SCHEDULER_DATACLASS_REGISTRY
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_original_cwd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mae_ast_fairseq.checkpoints.names import FILE_ENDINGS
 from mae_ast_fairseq.data.manifest import Manifest, read_manifest
@@ -37,6 +38,20 @@ def is_on_cpu(cfg: DictConfig) -> bool:
 def field_of(override: str) -> str:
     """Return the field that an override of the command line sets, as hydra writes it: `+task.data=x`."""
     return override.lstrip("+").partition("=")[0]
+
+
+def leave_out_former_schedule(cfg: DictConfig, given: Collection[str]) -> None:
+    """Take out of a config, in place, what a recipe says of its schedule where the command line names another kind.
+
+    given: the fields on the command line, which stay. Else fairseq complains of fields that the person has not typed.
+    """
+    kind = LR_SCHEDULER_DATACLASS_REGISTRY.get(cfg.lr_scheduler.get("_name"))
+    if kind is None or "lr_scheduler._name" not in given:
+        return
+    for name in [name for name in cfg.lr_scheduler if name not in kind.__dataclass_fields__]:
+        if f"lr_scheduler.{name}" not in given:
+            with open_dict(cfg.lr_scheduler):
+                del cfg.lr_scheduler[name]
 
 
 def is_first_process() -> bool:
@@ -195,6 +210,8 @@ def check_together(setting: Callable[[str], Any]) -> None:
     for name, least in MINIMA.items():
         if (value := setting(name)) is not None and value < least:
             raise ConfigError(f"{name}: {value} was given; expected at least {least}; raise it")
+    if setting("optimization.lr") == []:
+        raise ConfigError("optimization.lr: it is empty; expected the rate, or one for each epoch; name one")
     if any(each < 1 for each in setting("optimization.update_freq") or ()):
         raise ConfigError(
             f"optimization.update_freq: {setting('optimization.update_freq')} was given; expected batches for an "

@@ -9,6 +9,7 @@ from mae_ast_fairseq.tasks.launch import (
     check_checkpoint,
     check_together,
     data_folders,
+    leave_out_former_schedule,
     read_weights,
     schedule_warning,
     settle_data,
@@ -147,6 +148,7 @@ def settings(changes):
         ({"dataset": {"num_workers": -1}}, ["dataset.num_workers: -1", "at least 0"]),
         ({"checkpoint": {"save_interval": 0}}, ["checkpoint.save_interval: 0"]),
         ({"checkpoint": {"save_dir": ""}}, ["checkpoint.save_dir: it is empty"]),
+        ({"optimization": {"lr": []}}, ["optimization.lr: it is empty"]),
         ({"optimization": {"update_freq": [1, 0]}}, ["optimization.update_freq: [1, 0]"]),
         ({"lr_scheduler": {**POLYNOMIAL, "total_num_update": 0}}, ["total_num_update: 0", "optimization.max_update"]),
         ({"lr_scheduler": COSINE}, ["lr_scheduler.warmup_updates", "optimization.max_update"]),
@@ -158,6 +160,16 @@ def test_fields_that_exclude_each_other_are_named(changes, fields):
     with pytest.raises(ConfigError) as raised:
         check_together(settings(changes))
     assert all(field in str(raised.value) for field in fields)
+
+
+def test_another_schedule_leaves_the_fields_of_the_recipes_own():
+    schedule = {"_name": "cosine", "warmup_updates": 2, "total_num_update": 9, "power": 2.0}
+    cfg = OmegaConf.create({"lr_scheduler": schedule}, flags={"struct": True})
+    leave_out_former_schedule(cfg, {"lr_scheduler._name", "lr_scheduler.power"})
+    assert set(cfg.lr_scheduler) == {"_name", "warmup_updates", "power"}
+    cfg = OmegaConf.create({"lr_scheduler": schedule})
+    leave_out_former_schedule(cfg, {"lr_scheduler.power"})  # the recipe's own
+    assert cfg.lr_scheduler == schedule
 
 
 @pytest.mark.parametrize(
