@@ -40,6 +40,7 @@ from mae_ast_fairseq.corpus.script import (
     VALID,
     LabelledRow,
     read_lines,
+    refuse_foreign,
     refuse_stale,
     write_labelled,
 )
@@ -140,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.folder}: no audio files below it{others}; {expected}")
     plan = _plan(args, [*source.names.values(), *(name for name, _ in source.rejected)], source.root)
     prepare_folder("--out", args.out)
+    refuse_foreign(args.out, plan.splits)
     refuse_stale(args.out, plan.splits)
 
     accepted, rejected = _probe(source, args)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from mae_ast_fairseq.corpus.scan import find_audio, scan, write_lines, write_rejected
 from mae_ast_fairseq.data.labels import FILE_NAME, as_line
-from mae_ast_fairseq.data.manifest import ManifestRow, write_manifest
-from mae_ast_fairseq.errors import AudioError, ConfigError, UserError, printable
+from mae_ast_fairseq.data.manifest import ManifestRow, read_manifest, write_manifest
+from mae_ast_fairseq.errors import AudioError, ConfigError, ManifestError, UserError, printable
 from mae_ast_fairseq.files import is_there, open_regular, prepare_folder
 
 TRAIN, VALID, TEST = SPLITS = ("train", "valid", "test")
@@ -99,6 +99,7 @@ def write_splits(
 
 
 def _refuse_stale_beside(out: Path, splits: set[str]) -> None:
+    refuse_foreign(out, splits)
     if splits != {TEST}:  # a test part alone may come from a folder of its own, as of Speech Commands
         refuse_stale(out, splits)
 
@@ -136,6 +137,19 @@ def compare_with_published(published: Mapping[str, int], found: Mapping[str, int
 def stale_manifests(out: Path, splits: Collection[str]) -> list[Path]:
     """Return the manifests in a folder of splits that are not written now."""
     return [out / f"{split}.tsv" for split in SPLITS if split not in splits and (out / f"{split}.tsv").exists()]
+
+
+def refuse_foreign(out: Path, splits: Collection[str]) -> None:
+    """Raise ConfigError where a table of another kind, such as a corpus's own train.tsv, would be written over."""
+    for path in (out / f"{split}.tsv" for split in splits):
+        try:
+            read_manifest(path)
+        except ManifestError as error:
+            if path.is_file():
+                raise ConfigError(
+                    f"{error}, and would be written over; expected nothing or a manifest in its place; choose another "
+                    "--out, or delete it"
+                ) from None
 
 
 def refuse_stale(out: Path, splits: Collection[str]) -> None:

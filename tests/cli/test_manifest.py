@@ -40,6 +40,17 @@ def test_every_file_is_on_one_side(corpus, tmp_path):
     assert valid
 
 
+def test_a_corpus_s_own_table_is_not_written_over(corpus, tmp_path, capsys):
+    table = corpus / "train.tsv"
+    table.write_text("path\tgender\n" + "".join(f"sub/{index:02}.wav\t{'mf'[index % 2]}\n" for index in range(20)))
+    before = table.read_bytes()
+    for options in ([], ["--table", str(table), "--label-column", "gender"]):
+        assert main(["manifest", str(corpus), "--out", str(corpus), "--valid", "0.3", *options]) == 2
+        assert re.search(r"train\.tsv.*would be written over; expected .*another --out", capsys.readouterr().err)
+    assert table.read_bytes() == before
+    assert not (corpus / "valid.tsv").exists()
+
+
 def test_a_file_keeps_its_side_when_others_come(corpus, tmp_path):
     argv = ["manifest", str(corpus), "--valid", "0.3", "--out"]
     main([*argv, str(tmp_path / "before")])
