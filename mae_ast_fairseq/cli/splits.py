@@ -52,7 +52,7 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--test", default="test", help="split to test on (default: %(default)s)")
     parser.add_argument(
-        "--split", nargs="+", default=["train"], help="the splits to divide into folds or groups (default: train)"
+        "--split", nargs="+", metavar="SPLIT", help="the splits to divide into folds or groups (default: train)"
     )
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--folds", type=at_least(2), help="test on each of so many stratified folds of --split")
@@ -80,7 +80,12 @@ def read_clips(args: argparse.Namespace, grid: TokenGrid, reasons: Mapping[int, 
     Raises ManifestError, AudioError, or ConfigError for splits that cannot be made.
     """
     is_divided = bool(args.folds or args.groups or args.group_pattern)
-    names = args.split if is_divided else _given_splits(args)
+    if args.split and not is_divided:
+        raise ConfigError(
+            f"--split {' '.join(args.split)}: expected --folds, --groups or --group-pattern with it; name the split to "
+            "test on by --test, or say how to divide these"
+        )
+    names = (args.split or ["train"]) if is_divided else _given_splits(args)
     if len(set(names)) < len(names):
         raise ConfigError(f"splits {', '.join(names)}: one is named twice; expected different ones")
     manifests = [read_manifest(args.data / f"{name}.tsv") for name in names]

@@ -61,6 +61,7 @@ def message(refusal, folder: Path, monkeypatch):
         (("--test", "train"), "splits train, train: one is named twice"),
         (("--valid", "dev"), "dev.tsv: there is no such file"),
         (("--split", "dev", "--folds", 2), "dev.tsv: there is no such file"),
+        (("--split", "test"), "--split test: expected --folds, --groups or --group-pattern with it"),
         (("--precision", "int8"), "--precision: invalid choice: 'int8'"),
     ],
 )
