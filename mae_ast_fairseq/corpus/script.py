@@ -78,6 +78,7 @@ def write_splits(
     sides = {
         path: split_side(path, valid_fraction, seed) if split == TRAIN else split for path, (split, _) in placed.items()
     }
+    refuse_foreign(out, set(sides.values()))
     _refuse_stale_beside(out, set(sides.values()))  # before what may take hours
     accepted, rejected = scan(root, num_workers=num_workers, paths=list(placed))
     if not accepted:
@@ -99,7 +100,6 @@ def write_splits(
 
 
 def _refuse_stale_beside(out: Path, splits: set[str]) -> None:
-    refuse_foreign(out, splits)
     if splits != {TEST}:  # a test part alone may come from a folder of its own, as of Speech Commands
         refuse_stale(out, splits)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data.iterators import EpochBatchIterator
-from fairseq.logging import metrics, progress_bar
+from fairseq.logging import metrics
 from fairseq.optim import FairseqOptimizer
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
@@ -30,7 +30,14 @@ from mae_ast_fairseq.datasets.clips import ClipDataset
 from mae_ast_fairseq.errors import AudioError, ConfigError, get_logger
 from mae_ast_fairseq.nn.build import check_memory
 from mae_ast_fairseq.nn.normalization import InputNormalization
-from mae_ast_fairseq.tasks.best import METRIC, Patience, leave_out_nan, patience, settle_direction, take_patience
+from mae_ast_fairseq.tasks.best import (
+    METRIC,
+    forget_former_runs,
+    leave_out_nan,
+    patience,
+    settle_direction,
+    take_patience,
+)
 from mae_ast_fairseq.tasks.console import settle_console
 from mae_ast_fairseq.tasks.field_types import settle_model_types
 from mae_ast_fairseq.tasks.launch import (
@@ -44,6 +51,7 @@ from mae_ast_fairseq.tasks.launch import (
 )
 from mae_ast_fairseq.tasks.patches import install
 from mae_ast_fairseq.tasks.preemption import listen
+from mae_ast_fairseq.tasks.progress import close_former_curves
 from mae_ast_fairseq.tasks.resume import (
     Clips,
     Stored,
@@ -99,10 +107,10 @@ class AudioTask(FairseqTask):
         if not (from_checkpoint or self._from_checkpoint):
             settle_model_types(cfg)
             settle_data(self.cfg)
-            _forget_former_runs()
-            _close_former_curves()
-            if self._continued is not None:
-                check_same_run(self._continued, self._run_setting)
+            forget_former_runs()
+            close_former_curves()
+            if self.continued is not None:
+                check_same_run(self.continued, self._run_setting)
             check_memory(lambda: super(AudioTask, self).build_model(cfg))
         model = super().build_model(cfg, from_checkpoint)
         self.grid = model.grid
@@ -134,7 +142,7 @@ class AudioTask(FairseqTask):
         """Why some of them may be NaN, in words."""
 
     @cached_property
-    def _continued(self) -> Optional[Stored]:
+    def continued(self) -> Optional[Stored]:
         """What the checkpoint says that this run goes on from; None for one from scratch."""
         return from_first_process(lambda: find_stored(self._run_setting))
 
@@ -152,7 +160,7 @@ class AudioTask(FairseqTask):
         self._folders()
         check_together(self._run_setting)
         restore_file = self._run_setting("checkpoint.restore_file")
-        if restore_file != LAST_CHECKPOINT and self._continued is None:
+        if restore_file != LAST_CHECKPOINT and self.continued is None:
             check_checkpoint("checkpoint.restore_file", restore_file)
         # fairseq itself would say nothing of a misspelt one and start from scratch
         check_checkpoint("checkpoint.finetune_from_model", self._run_setting("checkpoint.finetune_from_model"))
@@ -234,17 +242,17 @@ class AudioTask(FairseqTask):
         splits = {"train": dataset, "valid": self.datasets.get(first_subset(self._run_setting, "valid"))}
         clips = {name: Clips(len(each.manifest), each.fingerprint) for name, each in splits.items() if each is not None}
         self._clips = clips
-        if self._continued is None or self._continued.is_warm_start or self._has_gone_on:
+        if self.continued is None or self.continued.is_warm_start or self._has_gone_on:
             return
         self._has_gone_on = True
-        changes = changed_batches(self._continued, self._run_setting, clips)
-        keep_place(iterator, self._continued, changes, refuses=self.cfg.on_changed_data == "refuse")
-        reasons = changed_score(self._continued, self._run_setting, clips)
+        changes = changed_batches(self.continued, self._run_setting, clips)
+        keep_place(iterator, self.continued, changes, refuses=self.cfg.on_changed_data == "refuse")
+        reasons = changed_score(self.continued, self._run_setting, clips)
         if reasons and hasattr(checkpoint_utils.save_checkpoint, "best"):
             say_new_best(reasons)
-            _forget_former_runs()
+            forget_former_runs()
         elif hasattr(checkpoint_utils.save_checkpoint, "best"):
-            take_patience(self._continued.patience)
+            take_patience(self.continued.patience)
 
     def _num_shown(self, iterator: EpochBatchIterator) -> int:
         """Count the batches of a validation that each process is shown, fillers with them.
@@ -386,16 +394,3 @@ class AudioTask(FairseqTask):
         dataset = self.datasets[self._train_subset]
         parts = np.searchsorted(dataset.manifest.part_starts, dataset.rows, side="right") - 1
         return pool(statistics, np.bincount(parts, weights=dataset.sizes, minlength=len(paths)).tolist())
-
-
-def _forget_former_runs() -> None:
-    """Drop the best result of a former run in this process, as hydra's multirun leaves it: fairseq never does."""
-    checkpoint_utils.save_checkpoint.__dict__.pop("best", None)
-    take_patience(Patience())
-
-
-def _close_former_curves() -> None:
-    """Close TensorBoard's files of a former run in this process, which fairseq would write this one's curves into."""
-    for writer in progress_bar._tensorboard_writers.values():
-        writer.close()
-    progress_bar._tensorboard_writers.clear()

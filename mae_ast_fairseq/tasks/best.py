@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Optional
 
+from fairseq import checkpoint_utils
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -83,6 +84,12 @@ def read_patience(noted: Any) -> Patience:
 def take_patience(counted: Patience) -> None:
     """Let fairseq go on counting from there."""
     vars(_should_stop_early()).update(counted._asdict())
+
+
+def forget_former_runs() -> None:
+    """Drop the best result of a former run in this process, as hydra's multirun leaves it: fairseq never does."""
+    checkpoint_utils.save_checkpoint.__dict__.pop("best", None)
+    take_patience(Patience())
 
 
 def _should_stop_early() -> Any:

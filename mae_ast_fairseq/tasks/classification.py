@@ -95,9 +95,9 @@ class MaeAstClassificationTask(AudioTask):
                 "leave the field out: the task fills it in"
             )
         checkpoint, taken, path = None, {}, None
-        if self._continued is not None:
-            path = self._continued.path
-            taken = self._continued_fields(self._continued, labels, cfg.pretrained)
+        if self.continued is not None:
+            path = self.continued.path
+            taken = self._continued_fields(self.continued, labels, cfg.pretrained)
         elif cfg.pretrained is not None:
             path = checkpoint_path(cfg.pretrained)
             check_checkpoint("model.pretrained", str(path))

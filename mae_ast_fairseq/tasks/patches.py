@@ -37,8 +37,8 @@ from mae_ast_fairseq.tasks.best import patience
 from mae_ast_fairseq.tasks.distributed import partners_needed
 from mae_ast_fairseq.tasks.preemption import stop_if_asked
 from mae_ast_fairseq.tasks.progress import FollowedBar, current_run, followed
-from mae_ast_fairseq.tasks.resume import from_first_process
-from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT, goes_on_from_its_own
+from mae_ast_fairseq.tasks.resume import OWN_FOLDER
+from mae_ast_fairseq.tasks.run_folder import LAST_CHECKPOINT
 from mae_ast_fairseq.training_error import TrainingError
 
 logger = get_logger(__name__)
@@ -232,10 +232,9 @@ def _own_first(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def load_checkpoint(cfg: Any, trainer: Any, **kwargs: Any) -> Any:
-        given = cfg.restore_file
-        is_other = given not in (None, LAST_CHECKPOINT)
-        if is_other and from_first_process(lambda: goes_on_from_its_own(cfg.save_dir, given)):
-            logger.info("going on from %s/%s: %s was for the first start", cfg.save_dir, LAST_CHECKPOINT, given)
+        stored = getattr(trainer.task, "continued", None)
+        if stored is not None and stored.field == OWN_FOLDER and cfg.restore_file != LAST_CHECKPOINT:
+            logger.info("going on from %s: %s was for the first start", stored.path, cfg.restore_file)
             cfg = OmegaConf.merge(cfg, {"restore_file": LAST_CHECKPOINT})
         return original(cfg, trainer, **kwargs)
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from fairseq.logging import metrics
 from fairseq.logging.meters import Meter
-from fairseq.logging.progress_bar import BaseProgressBar
+from fairseq.logging.progress_bar import BaseProgressBar, _tensorboard_writers
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
@@ -292,3 +292,10 @@ def write_config(cfg: DictConfig, path: Path) -> None:
     sections = {name: cfg[name] for name in cfg if name != "job_logging_cfg"}
     with atomic_write(path) as stream:
         stream.write(OmegaConf.to_yaml(OmegaConf.create(sections), resolve=True).encode())
+
+
+def close_former_curves() -> None:
+    """Close TensorBoard's files of a former run in this process, which fairseq would write this one's curves into."""
+    for writer in _tensorboard_writers.values():
+        writer.close()
+    _tensorboard_writers.clear()
